@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train Keras models with differential privacy, and check that they have it.
+
+Names load on first use: importing this package imports neither TensorFlow nor
+Keras.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "accounting": (
+        "NeighboringRelation",
+        "PrivacyStatement",
+        "RdpAccountant",
+        "calibrate_noise_multiplier",
+        "compute_delta",
+        "compute_dp_sgd_privacy",
+        "compute_dp_sgd_privacy_statement",
+        "compute_epsilon",
+        "compute_noise",
+    ),
+    "clipping.clipped_sum": ("ClippedSum",),
+    "clipping.engine": ("clipped_gradients", "regularizer_gradients"),
+    "clipping.explanation": ("explain_clipping",),
+    "optimizers.budget_error": ("PrivacyBudgetError",),
+    "optimizers.dp_optimizer": ("DPOptimizer",),
+    "optimizers.presets": (
+        "DPAdagrad",
+        "DPAdam",
+        "DPAdamW",
+        "DPRMSprop",
+        "DPSGD",
+    ),
+    "sampling.poisson": ("PoissonSampling",),
+    "training.compatibility": ("check_model",),
+    "training.models": ("DPModel", "DPSequential", "privatize"),
+    "training.poisson_dataset": ("PoissonDataset",),
+    "training.privacy_budget": ("PrivacyBudget",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    """Loads a public name on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_HOME[name]}")
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

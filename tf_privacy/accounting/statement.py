@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The privacy statement: what a run guarantees, on what assumptions."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+
+from tf_privacy import _checks
+from tf_privacy.accounting import composition
+from tf_privacy.accounting import mechanism as mechanism_lib
+from tf_privacy.accounting import neighboring_relation as relation_lib
+from tf_privacy.accounting import statement_text
+
+ACCOUNTANT = "RDP, Canonne-Kamath-Steinke conversion"
+NOT_COVERED = (
+    "Metrics and losses reported during training: they are computed on the "
+    "raw data.",
+    "Choices made by looking at the data, such as a search over "
+    "hyper-parameters: each further run on the same data spends more.",
+    "The number of examples and the expected batch size: they are treated as "
+    "public.",
+    "Rounding: the noise is a floating-point approximation of a Gaussian.",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch of training at constant settings.
+
+    Attributes:
+        noise_multiplier: Noise stddev over the L2 clip; in [0.01, 1000].
+        sampling_probability: Of Poisson sampling, in [1e-8, 1]; None where the
+            batches were made by the user, which counts as 1.
+        num_steps: Noisy releases that ran; whole, in [0, 1e8].
+        l2_norm_clip: L2 bound on one unit's gradient; > 0.
+        expected_batch_size: Divisor of the noisy sum, in examples; > 0.
+        num_examples: Examples in the training set, or None if unknown.
+    """
+
+    noise_multiplier: float
+    sampling_probability: float | None
+    num_steps: int
+    l2_norm_clip: float
+    expected_batch_size: float
+    num_examples: int | None = None
+
+    def __post_init__(self):
+        checked = {"num_steps": self.make_mechanism().num_steps}
+        for name in ("l2_norm_clip", "expected_batch_size"):
+            value = getattr(self, name)
+            checked[name] = _checks.check_real(name, value, above=0.0)
+        if self.num_examples is not None:
+            checked["num_examples"] = _checks.check_integer(
+                "num_examples", self.num_examples, at_least=1
+            )
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def sampling(self) -> str:
+        """How batches were made, in words."""
+        if self.sampling_probability is None:
+            return "batches made by the user (no amplification)"
+        return "poisson"
+
+    def make_mechanism(self) -> mechanism_lib.Mechanism:
+        """Returns what the phase counts as; user batches are unsampled."""
+        probability = self.sampling_probability
+        return mechanism_lib.Mechanism(
+            noise_multiplier=self.noise_multiplier,
+            sampling_probability=1.0 if probability is None else probability,
+            num_steps=self.num_steps,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrivacyStatement:
+    """What a training run guarantees; `str()` says it in words.
+
+    Attributes:
+        epsilon: Nats, upper bound, of the run as described; inf if the run is
+            not private.
+        delta: Probability in (0, 1).
+        unit: What one neighbor has more, such as "example".
+        neighboring_relation: Which data sets are compared.
+        phases: What ran.
+        num_steps: Noisy releases of all phases together.
+        epsilon_without_amplification: Nats, upper bound: as if any unit may be
+            in every batch, so without any trust in the sampling.
+        accountant: Method of computation.
+        assumptions: What must hold for `epsilon` to be true.
+        not_covered: What the guarantee does not extend to.
+        notes: What a reader of this run should know.
+    """
+
+    epsilon: float
+    delta: float
+    unit: str
+    neighboring_relation: relation_lib.NeighboringRelation
+    phases: tuple[Phase, ...]
+    num_steps: int
+    epsilon_without_amplification: float
+    accountant: str
+    assumptions: tuple[str, ...]
+    not_covered: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def is_private(self) -> bool:
+        """Whether there is any guarantee."""
+        return math.isfinite(self.epsilon)
+
+    def __str__(self) -> str:
+        return statement_text.write_statement(self)
+
+    def to_dict(self) -> dict:
+        """Returns plain values for JSON; an infinite epsilon becomes None."""
+        values = dataclasses.asdict(self)
+        for name, value in values.items():
+            if isinstance(value, tuple):
+                values[name] = list(value)
+        for name in ("epsilon", "epsilon_without_amplification"):
+            if not math.isfinite(values[name]):
+                values[name] = None
+        values["is_private"] = self.is_private
+        values["neighboring_relation"] = self.neighboring_relation.value
+        for described, phase in zip(values["phases"], self.phases, strict=True):
+            described["sampling"] = phase.sampling
+        return values
+
+    def to_json(self) -> str:
+        """Returns `to_dict()` as a JSON object, in the standard's numbers."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+
+def _list_assumptions(phases: Sequence[Phase], unit: str) -> list[str]:
+    assumptions = [
+        f"One {unit} contributes at most l2_norm_clip to the sum of a step, "
+        "and nothing else that was released depends on the data.",
+        "The noise is secret, fresh at every step, and Gaussian.",
+    ]
+    if any(phase.sampling_probability is not None for phase in phases):
+        assumptions.append(
+            f"Where the sampling is poisson, every {unit} joined every batch "
+            "independently with the stated probability, and nobody saw which."
+        )
+    return assumptions
+
+
+def _list_notes(phases: Sequence[Phase], delta: float, unit: str) -> list[str]:
+    notes = []
+    sizes = [phase.num_examples for phase in phases if phase.num_examples]
+    if sizes and not delta < 1.0 / max(sizes):
+        notes.append(
+            f"delta = {delta:g} is not below 1 / num_examples: publishing one "
+            f"{unit} picked at random would already satisfy such a delta."
+        )
+    if not any(phase.num_steps for phase in phases):
+        notes.append("No training step was taken.")
+    return notes
+
+
+def make_privacy_statement(
+    phases: Sequence[Phase],
+    *,
+    delta: float,
+    unit: str = "example",
+    neighboring_relation: relation_lib.NeighboringRelation = (
+        relation_lib.NeighboringRelation.ADD_OR_REMOVE_ONE
+    ),
+    fixed_noise_seed: bool = False,
+    notes: Sequence[str] = (),
+) -> PrivacyStatement:
+    """Returns the statement of a run that consisted of `phases`.
+
+    Args:
+        phases: What ran, in order; may be empty.
+        delta: Probability in (0, 1).
+        unit: What the guarantee protects, in the singular.
+        neighboring_relation: ADD_OR_REMOVE_ONE or ZERO_OUT_ONE.
+        fixed_noise_seed: Whether the noise came from a seed that somebody may
+            know. Such a run is not private: epsilon is inf.
+        notes: Further remarks for the reader, a sentence each.
+
+    Returns:
+        A `PrivacyStatement`; its epsilons are upper bounds.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    delta = _checks.check_delta(delta)
+    relation_lib.check_neighboring_relation(neighboring_relation)
+    phases = tuple(phases)
+    mechanisms = [phase.make_mechanism() for phase in phases]
+    unsampled = [
+        dataclasses.replace(each, sampling_probability=1.0)
+        for each in mechanisms
+    ]
+    epsilon = composition.compute_epsilon_of(mechanisms, delta=delta)
+    worst = composition.compute_epsilon_of(unsampled, delta=delta)
+    written = [*_list_notes(phases, delta, unit), *notes]
+    if fixed_noise_seed:
+        secret = statement_text.format_up(epsilon)
+        written.insert(
+            0,
+            "not private: the noise was generated from a fixed seed. With "
+            f"secret noise epsilon would have been {secret}.",
+        )
+        epsilon = worst = math.inf
+    return PrivacyStatement(
+        epsilon=epsilon,
+        delta=delta,
+        unit=unit,
+        neighboring_relation=neighboring_relation,
+        phases=phases,
+        num_steps=sum(each.num_steps for each in mechanisms),
+        epsilon_without_amplification=worst,
+        accountant=ACCOUNTANT,
+        assumptions=tuple(_list_assumptions(phases, unit)),
+        not_covered=NOT_COVERED,
+        notes=tuple(written),
+    )

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A privacy statement in plain words, at most 80 columns wide."""
+
+import decimal
+import textwrap
+
+_WIDTH = 80
+_RELATIONS = {
+    "add_or_remove_one": "with and without any one {unit}",
+    "zero_out_one": "with any one {unit} and with it blanked out",
+    "replace_one": "with any one {unit} and with another in its place",
+}
+
+
+def format_up(value: float, *, num_digits: int = 4) -> str:
+    """Returns a number in decimals, rounded up so that a bound stays one.
+
+    Args:
+        value: >= 0, no unit; may be inf.
+        num_digits: Significant digits; >= 1.
+
+    Returns:
+        The decimal text, such as "2.601" or "1.3e-06"; never below `value`.
+    """
+    context = decimal.Context(prec=num_digits, rounding=decimal.ROUND_CEILING)
+    rounded = context.create_decimal(decimal.Decimal(value))
+    return f"{float(rounded):.{num_digits}g}"
+
+
+def _fill(text: str, *, indent: str = "", hanging: str | None = None) -> str:
+    return textwrap.fill(
+        text,
+        _WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent if hanging is None else hanging,
+        break_long_words=False,
+    )
+
+
+def _list(title: str, lines) -> list[str]:
+    if not lines:
+        return []
+    bullets = [_fill(each, indent="  - ", hanging="    ") for each in lines]
+    return ["", title, *bullets]
+
+
+def _write_phase(phase) -> str:
+    sampling = phase.sampling
+    if phase.sampling_probability is not None:
+        sampling += f" with sampling_probability {phase.sampling_probability:g}"
+    examples = (
+        "an unstated number of examples"
+        if phase.num_examples is None
+        else f"{phase.num_examples} examples"
+    )
+    return (
+        f"{phase.num_steps} steps on {examples}: noise_multiplier "
+        f"{phase.noise_multiplier:g}, l2_norm_clip {phase.l2_norm_clip:g}, "
+        f"expected_batch_size {phase.expected_batch_size:g}, sampling: "
+        f"{sampling}."
+    )
+
+
+def write_statement(statement) -> str:
+    """Returns the statement as text for a reader who is no expert.
+
+    Args:
+        statement: A `tf_privacy.accounting.PrivacyStatement`.
+
+    Returns:
+        Lines of at most 80 columns; epsilons are rounded up.
+    """
+    unit, delta = statement.unit, f"{statement.delta:g}"
+    compared = _RELATIONS[statement.neighboring_relation.value]
+    compared = compared.format(unit=unit)
+    if statement.is_private:
+        headline = (
+            f"epsilon = {format_up(statement.epsilon)} at delta = {delta}, "
+            f"for each {unit}."
+        )
+        meaning = (
+            "Whatever is done with the trained model and its checkpoints, its "
+            f"probability differs between training {compared} by at most a "
+            "factor of e^epsilon, up to a remainder of delta."
+        )
+    else:
+        headline = f"NOT PRIVATE (delta = {delta}, for each {unit})."
+        meaning = "No guarantee can be given for this run; see the notes."
+    lines = [
+        "Privacy statement",
+        _fill(headline, indent="  "),
+        "",
+        _fill(meaning),
+    ]
+    if statement.is_private:
+        worst = format_up(statement.epsilon_without_amplification)
+        lines += [
+            "",
+            _fill(
+                f"Worst case, if one {unit} may be in every batch (no trust in "
+                f"the sampling): epsilon = {worst}."
+            ),
+        ]
+    lines += _list("Notes:", statement.notes)
+    lines += _list(
+        f"What ran ({statement.num_steps} steps):",
+        [_write_phase(phase) for phase in statement.phases],
+    )
+    lines += _list("It holds if:", statement.assumptions)
+    lines += _list("It does not cover:", statement.not_covered)
+    lines += ["", _fill(f"Accountant: {statement.accountant}.")]
+    return "\n".join(lines)

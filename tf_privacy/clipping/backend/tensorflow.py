@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only file of the clipping engine that speaks TensorFlow."""
+
+import keras
+import tensorflow as tf
+
+
+def runs_as_written(function):
+    """Decorates what AutoGraph must not rewrite in a user's `tf.function`."""
+    return tf.autograph.experimental.do_not_convert(function)
+
+
+def pull_back(function):
+    """Returns a scalar's value and its cotangents at the tapped tensors.
+
+    One forward pass under a tape that watches nothing but the taps, and one
+    backward pass that stops at them: no weight gradient is computed.
+
+    Args:
+        function: `function(tap) -> (scalar, aux)`; `tap(tensor)` returns the
+            tensor to go on with.
+
+    Returns:
+        `aux`, and a list with the cotangent of each tap in the order of the
+        calls; None where the scalar does not depend on it.
+    """
+    taps = []
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+
+        def tap(tensor):
+            tensor = tf.identity(tensor)
+            tape.watch(tensor)
+            taps.append(tensor)
+            return tensor
+
+        scalar, aux = function(tap)
+    cotangents = tape.gradient(scalar, taps)
+    return aux, [None if g is None else densify(g) for g in cotangents]
+
+
+def gradient(function, variables):
+    """Returns the gradient of `function()` for each variable, never None."""
+    values = [v.value for v in variables]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(values)
+        scalar = function()
+    return tape.gradient(
+        scalar, values, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+
+
+def map_rows(function, rows):
+    """Returns `function(row)` for each row, computed for all rows at once.
+
+    Operations that cannot be vectorised run in a loop, with the same result.
+    `function` must not change any state.
+
+    Args:
+        function: Takes one row of each tensor in `rows`, without its batch
+            axis; returns a structure of tensors.
+        rows: A structure of tensors `[B, ...]`.
+    """
+
+    def stateless(row):
+        with keras.StatelessScope():
+            return function(row)
+
+    return tf.vectorized_map(stateless, rows, warn=False)
+
+
+def map_row_gradients(function, rows, cotangents, variables):
+    """Returns each row's pulled-back gradient of each variable.
+
+        gradient[b] = d <function(rows[b]), cotangents[b]> / d variable
+
+    Args:
+        function: `function(row) -> list of tensors`, without batch axis.
+        rows: A structure of tensors `[B, ...]`.
+        cotangents: A list of tensors `[B, ...]`, one for each output.
+        variables: `keras.Variable`s.
+
+    Returns:
+        A list of `[B, *variable.shape]` float32.
+    """
+    values = [tf.convert_to_tensor(v.value) for v in variables]
+
+    def row_gradients(row_and_cotangents):
+        row, row_cotangents = row_and_cotangents
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            mapping = list(zip(variables, values, strict=True))
+            with keras.StatelessScope(mapping):
+                outputs = function(row)
+        gradients = tape.gradient(
+            outputs,
+            values,
+            output_gradients=row_cotangents,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        return [tf.cast(densify(g), tf.float32) for g in gradients]
+
+    return tf.vectorized_map(row_gradients, (rows, cotangents), warn=False)
+
+
+def densify(tensor):
+    """Returns a dense tensor for what may be `tf.IndexedSlices`."""
+    return tf.convert_to_tensor(tensor)
+
+
+def sum_over_pieces(function, num_rows, piece_size, initial):
+    """Returns the sum of `function(start, stop)` over consecutive pieces.
+
+    Args:
+        function: `function(start, stop) -> list of tensors` of the shapes and
+            dtypes of `initial`.
+        num_rows: Scalar integer tensor; 0 is fine.
+        piece_size: Rows of a piece, a Python int.
+        initial: A list of tensors.
+
+    Returns:
+        A list of tensors.
+    """
+    num_rows = tf.cast(num_rows, tf.int32)
+
+    def body(start, totals):
+        stop = tf.minimum(start + piece_size, num_rows)
+        parts = function(start, stop)
+        return stop, [a + b for a, b in zip(totals, parts, strict=True)]
+
+    shapes = (tf.TensorShape([]), [tf.TensorShape(t.shape) for t in initial])
+    _, totals = tf.while_loop(
+        lambda start, totals: start < num_rows,
+        body,
+        (tf.constant(0), list(initial)),
+        shape_invariants=shapes,
+        parallel_iterations=1,
+    )
+    return totals
+
+
+def current_graph():
+    """Returns an object that tells one graph (or eager mode) from another."""
+    if tf.executing_eagerly():
+        return "eager"
+    return tf.compat.v1.get_default_graph()
+
+
+def trace(function, specs):
+    """Runs `function` on placeholders and returns the graph that it made.
+
+    Args:
+        function: Called with a structure of symbolic tensors.
+        specs: A structure of (shape, dtype) leaves as `keras.KerasTensor`.
+    """
+    graph = tf.__internal__.FuncGraph("tf_privacy_plan")
+    with graph.as_default():
+        function(
+            keras.tree.map_structure(
+                lambda s: tf.compat.v1.placeholder(s.dtype, s.shape), specs
+            )
+        )
+    return graph
+
+
+def has_unseeded_random_operation(graph) -> bool:
+    """True if a random operation in `graph` keeps state outside of Keras."""
+    operations = list(graph.get_operations())
+    for function in graph.as_graph_def().library.function:
+        operations.extend(function.node_def)
+    types = (getattr(o, "type", None) or o.op for o in operations)
+    return any(_is_stateful_random(t) for t in types)
+
+
+def _is_stateful_random(op_type: str) -> bool:
+    return not op_type.startswith("Stateless") and (
+        op_type.startswith(("Random", "Multinomial", "ParameterizedTruncated"))
+        or op_type in ("TruncatedNormal", "StatefulStandardNormalV2")
+    )
+
+
+def is_eager() -> bool:
+    """True outside of any graph."""
+    return tf.executing_eagerly()

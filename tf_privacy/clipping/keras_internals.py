@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every use of Keras that goes beyond its public interface, in one place.
+
+Keras has no public hook for what a layer reads and computes while a model
+runs. What is used here is held against the loop over single examples by the
+test zoo, so that a release of Keras that changes it fails a test first.
+"""
+
+import contextlib
+import functools
+
+import keras
+from keras.src import backend as keras_backend
+from keras.src.backend.common import global_state
+
+_CALL_CONTEXT = "current_call_ctx"
+
+
+def flatten_layers(model):
+    """Returns the model and every layer below it, each once."""
+    seen = {id(layer): layer for layer in model._flatten_layers()}
+    return list(seen.values())
+
+
+@contextlib.contextmanager
+def intercepted_calls(model, intercept):
+    """Sends every `call` below `model` through `intercept` for a while.
+
+    Args:
+        model: A `keras.Model`.
+        intercept: `intercept(layer, call, args, kwargs) -> outputs`.
+    """
+    layers = flatten_layers(model)
+    before = [vars(layer).get("call") for layer in layers]
+    for layer in layers:
+        vars(layer)["call"] = _bind(layer, layer.call, intercept)
+    try:
+        yield
+    finally:
+        for layer, call in zip(layers, before, strict=True):
+            if call is None:
+                del vars(layer)["call"]
+            else:
+                vars(layer)["call"] = call
+
+
+def _bind(layer, call, intercept):
+    @functools.wraps(call)
+    def intercepted(*args, **kwargs):
+        return intercept(layer, call, args, kwargs)
+
+    return intercepted
+
+
+@contextlib.contextmanager
+def replaced_attribute(layer, name, value):
+    """Gives `layer` another attribute for a while, untracked by Keras."""
+    before = vars(layer)[name]
+    vars(layer)[name] = value
+    try:
+        yield
+    finally:
+        vars(layer)[name] = before
+
+
+class ObservedState(keras.StatelessScope):
+    """A scope in which reads and updates of variables are reported.
+
+    Values come from the variables themselves; nothing is replaced.
+
+    Args:
+        on_read: Called with each `keras.Variable` that is read.
+        on_update: Called with (variable, value) in place of the assignment.
+    """
+
+    def __init__(self, on_read, on_update):
+        super().__init__(collect_losses=True, initialize_variables=False)
+        self._on_read = on_read
+        self._on_update = on_update
+
+    def get_current_value(self, variable):
+        """Reports the read; None makes Keras use the variable's own value."""
+        self._on_read(variable)
+
+    def add_update(self, update):
+        """Hands the update over."""
+        self._on_update(*update)
+
+
+def assign_directly(variable, value):
+    """Assigns to a variable although a stateless scope is open."""
+    variable._direct_assign(value)
+
+
+def is_seed_state(variable) -> bool:
+    """True for the state of a `keras.random.SeedGenerator`."""
+    return "seed_generator" in variable.path
+
+
+class CallContext:
+    """What a `call` finds around it: the training flag and the compute dtype.
+
+    Captured in the forward pass, entered again for a recomputation.
+    """
+
+    def __init__(self):
+        self._call_context = global_state.get_global_attribute(_CALL_CONTEXT)
+        self._autocast = keras_backend.get_autocast_scope()
+
+    @contextlib.contextmanager
+    def entered(self):
+        """Puts the captured surroundings back for a while."""
+        before = global_state.get_global_attribute(_CALL_CONTEXT)
+        dtype = self._autocast.dtype if self._autocast else None
+        global_state.set_global_attribute(_CALL_CONTEXT, self._call_context)
+        try:
+            with keras_backend.AutocastScope(dtype):
+                yield
+        finally:
+            global_state.set_global_attribute(_CALL_CONTEXT, before)
+
+
+def is_rematerialized(layer) -> bool:
+    """True if the layer's `call` is recomputed in the backward pass."""
+    return bool(getattr(layer, "_remat_mode", None))
+
+
+def uses_own_call(layer, keras_class) -> bool:
+    """True if `layer` computes exactly what `keras_class` computes."""
+    return (
+        type(layer).call is keras_class.call
+        and type(layer).__call__ is keras.layers.Layer.__call__
+        and getattr(layer, "quantization_mode", None) is None
+    )
+
+
+def get_keras_mask(tensor):
+    """Returns the mask that a layer left on its output, or None."""
+    return keras_backend.get_keras_mask(tensor)
+
+
+def set_keras_mask(tensor, mask):
+    """Leaves a mask on a tensor, as a layer does."""
+    keras_backend.set_keras_mask(tensor, mask)
+
+
+def build(model, specs):
+    """Builds every layer of a model for inputs of the given specs."""
+    keras_backend.compute_output_spec(model.__call__, specs)
+
+
+def get_compiled_loss(model):
+    """Returns a compiled model's `CompileLoss`, or None."""
+    return getattr(model, "_compile_loss", None)

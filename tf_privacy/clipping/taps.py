@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The forward pass that follows a plan, and the gradient terms it yields."""
+
+import dataclasses
+from typing import Any
+
+import keras
+from keras import ops
+
+from tf_privacy.clipping import call_plan
+from tf_privacy.clipping import gradient_terms
+from tf_privacy.clipping import keras_internals
+from tf_privacy.clipping.backend import backend
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Record:
+    """What one tapped call left behind.
+
+    Attributes:
+        call: The planned call.
+        saved: What its rule saved, or the generic call's way to recompute.
+        first: Position of its first tap.
+        outputs: The tapped tensors.
+    """
+
+    call: call_plan.TappedCall
+    saved: Any
+    first: int
+    outputs: list
+
+
+class TapRecorder:
+    """Runs a model under a plan and remembers what each tapped call saw.
+
+    Args:
+        plan: From `call_plan.plan_calls`.
+        tap: The backend's tap.
+        trainable: The variables whose reads must all be planned.
+    """
+
+    def __init__(self, plan, tap, trainable):
+        self._plan = plan
+        self._tap = tap
+        self._trainable = {id(v) for v in trainable}
+        self._num_taps = 0
+        self._counters = [0]
+        self._place = None
+        self._depth_in_tapped = 0
+        self.records = []
+
+    def run(self, model, inputs):
+        """Returns the model's outputs in training mode."""
+        state = keras_internals.ObservedState(
+            self._on_read, keras_internals.assign_directly
+        )
+        with state, keras_internals.intercepted_calls(model, self._intercept):
+            outputs = model(inputs, training=True)
+        if len(self.records) != len(self._plan.calls):
+            raise RuntimeError(
+                "tf_privacy planned to tap "
+                f"{len(self._plan.calls)} layer calls but saw "
+                f"{len(self.records)}: the model's call does not run the same "
+                "layers for every batch. Train it with a plain structure, or "
+                "report it as a bug."
+            )
+        return outputs
+
+    def _on_read(self, variable):
+        if id(variable) in self._trainable and not self._depth_in_tapped:
+            raise RuntimeError(
+                f"tf_privacy did not plan for the use of {variable.path!r} "
+                "here: the model's call does not run the same layers for "
+                "every batch. Train it with a plain structure, or report it "
+                "as a bug."
+            )
+
+    def _intercept(self, layer, call, args, kwargs):
+        if self._depth_in_tapped:
+            return call(*args, **kwargs)
+        place = self._enter()
+        try:
+            planned = self._plan.calls.get(place)
+            if planned is None or planned.layer is not layer:
+                return call(*args, **kwargs)
+            self._depth_in_tapped += 1
+            try:
+                return self._run_tapped(planned, call, args, kwargs)
+            finally:
+                self._depth_in_tapped -= 1
+        finally:
+            self._leave()
+
+    def _enter(self):
+        if self._place is None:
+            self._place = ()
+        else:
+            self._place += (self._counters[-1],)
+            self._counters[-1] += 1
+        self._counters.append(0)
+        return self._place
+
+    def _leave(self):
+        self._counters.pop()
+        self._place = self._place[:-1]
+
+    def _run_tapped(self, planned, call, args, kwargs):
+        first = self._num_taps
+        tapped = []
+
+        def tap(tensor):
+            tensor = self._tap(tensor)
+            self._num_taps += 1
+            tapped.append(tensor)
+            return tensor
+
+        if planned.rule is not None:
+            outputs, saved = planned.rule.forward(
+                planned.layer, call, tap, args, kwargs
+            )
+        else:
+            outputs = keras.tree.map_structure(
+                lambda o: tap(o) if _is_float(o) else o, call(*args, **kwargs)
+            )
+            saved = (call, args, kwargs, keras_internals.CallContext())
+        self.records.append(
+            _Record(call=planned, saved=saved, first=first, outputs=tapped)
+        )
+        return outputs
+
+
+def _is_float(tensor) -> bool:
+    return ops.is_tensor(tensor) and "float" in ops.dtype(tensor)
+
+
+def collect_terms(records, cotangents, unscale: float):
+    """Returns the gradient term of each variable, merged over its uses.
+
+    Args:
+        records: From `TapRecorder.records`.
+        cotangents: From `backend.pull_back`.
+        unscale: What to multiply cotangents with (1 / loss scale).
+
+    Returns:
+        A dict: id of the variable -> term. A variable without an entry has
+        no influence on the loss.
+    """
+    terms = {}
+    for record in records:
+        stop = record.first + len(record.outputs)
+        mine = cotangents[record.first : stop]
+        if all(g is None for g in mine):
+            continue
+        mine = [
+            ops.zeros_like(ops.cast(z, "float32"))
+            if g is None
+            else ops.cast(g, "float32") * unscale
+            for g, z in zip(mine, record.outputs, strict=True)
+        ]
+        if record.call.rule is not None:
+            pairs = record.call.rule.terms(
+                record.call.layer, record.saved, mine
+            )
+        else:
+            pairs = _generic_terms(record, mine)
+        for variable, term in pairs:
+            terms.setdefault(id(variable), []).append(term)
+    return {k: gradient_terms.merge_terms(v) for k, v in terms.items()}
+
+
+def _generic_terms(record, cotangents):
+    """Recomputes one layer for each row and pulls its cotangents back."""
+    call, args, kwargs, context = record.saved
+    leaves = keras.tree.flatten((args, kwargs))
+    is_row = record.call.is_row
+    rows = [x for x, yes in zip(leaves, is_row, strict=True) if yes]
+    masks = {
+        i: mask
+        for i, mask in enumerate(map(keras_internals.get_keras_mask, rows))
+        if mask is not None
+    }
+
+    def recompute(rows_and_masks):
+        row = iter(_with_batch_axis(*rows_and_masks))
+        mixed = [
+            next(row) if yes else x
+            for x, yes in zip(leaves, is_row, strict=True)
+        ]
+        row_args, row_kwargs = keras.tree.pack_sequence_as(
+            (args, kwargs), mixed
+        )
+        with context.entered():
+            outputs = call(*row_args, **row_kwargs)
+        return [
+            ops.cast(o, "float32")[0]
+            for o in keras.tree.flatten(outputs)
+            if _is_float(o)
+        ]
+
+    gradients = backend.map_row_gradients(
+        recompute, (rows, masks), cotangents, record.call.variables
+    )
+    return [
+        (v, gradient_terms.Instantiated(g))
+        for v, g in zip(record.call.variables, gradients, strict=True)
+    ]
+
+
+def _with_batch_axis(rows, masks):
+    rows = [tensor[None] for tensor in rows]
+    for i, mask in masks.items():
+        keras_internals.set_keras_mask(rows[i], mask[None])
+    return rows

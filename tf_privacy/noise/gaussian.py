@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gaussian noise on a clipped sum, from fresh entropy."""
+
+import dataclasses
+import hashlib
+import secrets
+import warnings
+from typing import Any
+
+from tf_privacy import _checks
+from tf_privacy.clipping import clipped_sum
+from tf_privacy.noise.backend import backend
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class NoisedSum:
+    """A clipped sum with its noise: what may leave the private side.
+
+    Attributes:
+        gradients: One float32 tensor for each variable.
+        variables: The `keras.Variable`s that the gradients belong to.
+        stddev: Standard deviation of the noise on each entry; gradient units.
+    """
+
+    gradients: tuple[Any, ...]
+    variables: tuple[Any, ...]
+    stddev: float
+
+
+class NoiseSource:
+    """Standard normal values that no other object and no other run has.
+
+    The 192 bits of key and counter come from the operating system, not from
+    any global seed. A copy, an unpickled or a deserialised source draws a new
+    key: two sources never share noise.
+
+    Args:
+        seed: None for real noise. An int fixes the noise for tests: whoever
+            knows it can subtract the noise, so a model trained with it must
+            not be released.
+    """
+
+    def __init__(self, seed: int | None = None):
+        self._seed = seed
+        if seed is None:
+            words = [secrets.randbits(64) for _ in range(3)]
+        else:
+            seed = _checks.check_integer("seed", seed)
+            _warn_fixed(seed)
+            digest = hashlib.sha256(str(seed).encode()).digest()
+            words = [
+                int.from_bytes(digest[i : i + 8], "little")
+                for i in range(0, 24, 8)
+            ]
+        self._generator = backend.CounterGenerator(words)
+
+    def __deepcopy__(self, memo):
+        del memo
+        return NoiseSource(self._seed)
+
+    def __copy__(self):
+        return NoiseSource(self._seed)
+
+    def __reduce__(self):
+        return NoiseSource, (self._seed,)
+
+    def normal(self, shape):
+        """Returns `shape` float32 independent standard normal values."""
+        return self._generator.normal(shape)
+
+
+def _warn_fixed(seed):
+    warnings.warn(
+        f"seed={seed} fixes the noise: whoever knows it can remove the noise, "
+        "so the model is not private. Leave seed=None for any model that is "
+        "released.",
+        stacklevel=4,
+    )
+
+
+def add_noise(
+    clipped: clipped_sum.ClippedSum,
+    *,
+    noise_multiplier: float,
+    source: NoiseSource,
+) -> NoisedSum:
+    """Returns the clipped sum plus one draw of Gaussian noise.
+
+        gradients[i] + N(0, stddev^2),  stddev = noise_multiplier * sensitivity
+    Drawn and added in float32, on the sum and before any division.
+
+    Args:
+        clipped: What the clipping engine made; nothing else is accepted.
+        noise_multiplier: Standard deviation over sensitivity; > 0.
+        source: Where the noise comes from.
+
+    Returns:
+        A NoisedSum.
+
+    Raises:
+        TypeError: If `clipped` is not a ClippedSum: a raw gradient has no
+            bound that the noise could be scaled to.
+    """
+    if not isinstance(clipped, clipped_sum.ClippedSum):
+        raise TypeError(
+            "clipped must be a ClippedSum. Received: "
+            f"{type(clipped).__name__}. Get one from "
+            "tf_privacy.clipped_gradients(...)."
+        )
+    stddev = noise_multiplier * clipped.l2_sensitivity
+    return NoisedSum(
+        gradients=tuple(
+            g + stddev * source.normal(v.shape)
+            for g, v in zip(clipped.gradients, clipped.variables, strict=True)
+        ),
+        variables=clipped.variables,
+        stddev=stddev,
+    )

@@ -1,0 +1,421 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DPOptimizer: noise, division and count in front of any Keras optimizer."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_privacy import _checks
+from tf_privacy.clipping import clipped_sum
+from tf_privacy.clipping.backend import backend
+from tf_privacy.noise import gaussian
+from tf_privacy.optimizers import budget_error
+from tf_privacy.optimizers import step_ledger
+from tf_privacy.sampling import poisson
+
+_PACKAGE = "tf_privacy"
+_REMEDY = (
+    "Wrap the model first: model = tf_privacy.privatize(model). In a custom "
+    "loop: step = tf_privacy.clipped_gradients(model, x, y, l2_norm_clip=...); "
+    "optimizer.apply(step.clipped_sum)."
+)
+_OVER_BUDGET = (
+    "a noisy step must fit in the privacy budget. Received: a step past it; "
+    "nothing was released and no weight has moved. Raise the budget (a new "
+    "PrivacyBudget), or stop training."
+)
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class DPOptimizer(keras.optimizers.Optimizer):
+    """Makes any Keras optimizer differentially private.
+
+        gradient = (clipped_sum + N(0, (noise_multiplier * l2_norm_clip)^2))
+                   / expected_batch_size
+    goes to the inner optimizer, whose learning rate, weight decay, moments and
+    averages only see noised values. One draw of noise for each call of
+    `apply`, from the operating system's entropy. Each call is one entry of
+    the ledger.
+
+    Accepts only a `ClippedSum`: raw gradients, and so an ordinary Keras model,
+    are refused.
+
+    Args:
+        inner_optimizer: A `keras.optimizers.Optimizer`, not yet built.
+        l2_norm_clip: L2 bound on one example's gradient; gradient units; > 0.
+        noise_multiplier: Standard deviation of the noise on the sum, divided
+            by l2_norm_clip; > 0.
+        expected_batch_size: What the noised sum is divided by; > 0. None lets
+            the first `fit` set it, to its `batch_size`.
+        microbatch_size: Rows sent through the model at once; None sends the
+            whole batch. Changes memory and time, not the result.
+        seed: None. An int fixes the noise, for tests: never release a model
+            that was trained with it.
+        name: Name of the optimizer.
+
+    Raises:
+        ValueError: If an argument is out of range, or the inner optimizer
+            accumulates or rescales gradients by itself.
+        TypeError: If `inner_optimizer` is not a Keras optimizer.
+
+    Source: Abadi et al. 2016, arXiv:1607.00133, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        inner_optimizer,
+        *,
+        l2_norm_clip: float,
+        noise_multiplier: float,
+        expected_batch_size: float | None = None,
+        microbatch_size: int | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+    ):
+        _check_inner(inner_optimizer)
+        l2_norm_clip = _checks.check_real(
+            "l2_norm_clip",
+            l2_norm_clip,
+            above=0.0,
+            hint="It bounds one example's gradient; 1.0 is a usual start.",
+        )
+        noise_multiplier = _checks.check_noise_multiplier(noise_multiplier)
+        if expected_batch_size is not None:
+            expected_batch_size = _checks.check_real(
+                "expected_batch_size", expected_batch_size, above=0.0
+            )
+        if microbatch_size is not None:
+            microbatch_size = _checks.check_integer(
+                "microbatch_size", microbatch_size, at_least=1
+            )
+        source = gaussian.NoiseSource(seed)
+        super().__init__(learning_rate=0.0, name=name)
+        self.inner_optimizer = inner_optimizer
+        self._l2_norm_clip = l2_norm_clip
+        self._noise_multiplier = noise_multiplier
+        self._expected_batch_size = expected_batch_size
+        self._microbatch_size = microbatch_size
+        self._seed = seed
+        self._source = source
+        self._ledger_table = self.add_variable(
+            step_ledger.StepLedger.table_shape(), dtype="float64", name="ledger"
+        )
+        self._budget = self.add_variable((2,), dtype="float64", name="budget")
+        refused = keras.Variable(0, dtype="int32", trainable=False)
+        self._untrack_variable(refused)
+        self._ledger = step_ledger.StepLedger(self._ledger_table, refused)
+
+    @property
+    def l2_norm_clip(self) -> float:
+        """L2 bound on one example's gradient."""
+        return self._l2_norm_clip
+
+    @property
+    def noise_multiplier(self) -> float:
+        """Standard deviation of the noise on the sum over l2_norm_clip."""
+        return self._noise_multiplier
+
+    @property
+    def expected_batch_size(self) -> float | None:
+        """The divisor; None until it is known."""
+        return self._expected_batch_size
+
+    @property
+    def microbatch_size(self) -> int | None:
+        """Rows sent through the model at once, or None."""
+        return self._microbatch_size
+
+    @property
+    def ledger(self) -> step_ledger.StepLedger:
+        """What steps ran."""
+        return self._ledger
+
+    def set_expected_batch_size(self, value: float) -> None:
+        """Fixes the divisor, once and before training.
+
+        Args:
+            value: The expected batch size; > 0.
+
+        Raises:
+            ValueError: If another one is set already: a divisor that changed
+                between steps would follow the data.
+        """
+        value = _checks.check_real("expected_batch_size", value, above=0.0)
+        if self._expected_batch_size is None:
+            self._expected_batch_size = value
+        elif not np.isclose(self._expected_batch_size, value, rtol=1e-9):
+            raise ValueError(
+                "expected_batch_size must stay what it was first set to, "
+                f"{self._expected_batch_size:g}. Received: {value:g}. Use that "
+                "batch_size, or compile a new optimizer."
+            )
+
+    def step_kind(
+        self, sampling: poisson.PoissonSampling | None = None
+    ) -> step_ledger.StepKind:
+        """Returns what a step with this optimizer is to the accountant.
+
+        Args:
+            sampling: How the batch was drawn; None if the user made it.
+        """
+        return step_ledger.StepKind(
+            noise_multiplier=self._noise_multiplier,
+            sampling_probability=(
+                sampling.sampling_probability if sampling else None
+            ),
+            num_examples=sampling.num_examples if sampling else None,
+            l2_norm_clip=self._l2_norm_clip,
+            expected_batch_size=self._expected_batch_size,
+            fixed_seed=self._seed is not None,
+        )
+
+    def build(self, variables):
+        """Builds the inner optimizer on the variables."""
+        if self.built:
+            return
+        self.inner_optimizer.build(variables)
+        super().build(variables)
+
+    @property
+    def variables(self):
+        """Own variables and the inner optimizer's."""
+        return self._variables + self.inner_optimizer.variables
+
+    @backend.runs_as_written
+    def apply(
+        self,
+        grads,
+        trainable_variables=None,
+        *,
+        data_independent_gradients=None,
+        sampling: poisson.PoissonSampling | None = None,
+    ):
+        """Adds noise to a clipped sum, divides, and takes one inner step.
+
+        Args:
+            grads: A `ClippedSum` of one whole logical batch.
+            trainable_variables: None, or the variables of the sum.
+            data_independent_gradients: A list aligned with the sum's
+                variables, for example of regularisers; added after the noise.
+            sampling: How the batch was drawn, if by `PoissonSampling`. It is
+                taken at your word. None counts the step without amplification.
+
+        Raises:
+            TypeError: If `grads` is anything but a ClippedSum.
+            ValueError: If its sensitivity is not this optimizer's clip.
+            PrivacyBudgetError: If the step is past the budget and this is
+                eager code. Inside a compiled function nothing is released, and
+                `check_budget()` raises.
+        """
+        row = self._ledger.row_of(
+            self._checked_kind(grads, trainable_variables, sampling)
+        )
+        allowed = self.apply_in_row(grads, row, data_independent_gradients)
+        if backend.is_eager() and not bool(allowed):
+            self.check_budget()
+
+    def _checked_kind(self, grads, trainable_variables, sampling):
+        if not isinstance(grads, clipped_sum.ClippedSum):
+            raise TypeError(
+                "grads must be a ClippedSum. Received: "
+                f"{type(grads).__name__}, gradients that were not clipped one "
+                f"example at a time. {_REMEDY}"
+            )
+        if trainable_variables is not None and [
+            id(v) for v in trainable_variables
+        ] != [id(v) for v in grads.variables]:
+            raise ValueError(
+                "trainable_variables must be the variables of the ClippedSum. "
+                "Received: others. Leave the argument out."
+            )
+        if self._expected_batch_size is None:
+            raise ValueError(
+                "expected_batch_size must be set before a step. Received: "
+                "None. Give it to the optimizer: it is the divisor, and must "
+                "not depend on the batch."
+            )
+        return self.step_kind(sampling)
+
+    def apply_in_row(self, clipped, row, data_independent_gradients=None):
+        """Takes one step that the ledger counts in a given row.
+
+        Args:
+            clipped: A `ClippedSum`.
+            row: Row of the ledger; an int or a scalar tensor.
+            data_independent_gradients: As in `apply`.
+
+        Returns:
+            A bool tensor: false if the budget refused the step.
+        """
+        if not np.isclose(
+            clipped.l2_sensitivity, self._l2_norm_clip, rtol=1e-9
+        ):
+            raise ValueError(
+                "l2_norm_clip of the ClippedSum must be the optimizer's, "
+                f"{self._l2_norm_clip:g}. Received: {clipped.l2_sensitivity:g}."
+                " Clip with optimizer.l2_norm_clip."
+            )
+        if not self.built:
+            with keras.name_scope(self.name):
+                self.build(list(clipped.variables))
+        allowed = self._ledger.allows(row)
+        ops.cond(
+            allowed,
+            lambda: self._release(clipped, row, data_independent_gradients),
+            self._ledger.refuse,
+        )
+        return allowed
+
+    def _release(self, clipped, row, data_independent_gradients):
+        noised = gaussian.add_noise(
+            clipped,
+            noise_multiplier=self._noise_multiplier,
+            source=self._source,
+        )
+        extra = data_independent_gradients or [None] * len(noised.gradients)
+        gradients = []
+        for noisy, addend, variable in zip(
+            noised.gradients, extra, noised.variables, strict=True
+        ):
+            mean = noisy / self._expected_batch_size
+            if addend is not None:
+                mean = mean + ops.cast(addend, "float32")
+            gradients.append(ops.cast(mean, variable.dtype))
+        self.inner_optimizer.apply(gradients, list(noised.variables))
+        self._ledger.count(row)
+
+    def check_budget(self) -> None:
+        """Raises if a step was refused since the last call.
+
+        Raises:
+            PrivacyBudgetError: If one was.
+        """
+        if self._ledger.take_refused():
+            raise budget_error.PrivacyBudgetError(_OVER_BUDGET)
+
+    @property
+    def budget(self) -> tuple[float, float] | None:
+        """(target_epsilon, target_delta) in force, or None."""
+        epsilon, delta = ops.convert_to_numpy(self._budget.value)
+        return (float(epsilon), float(delta)) if delta > 0 else None
+
+    def set_budget(self, budget: tuple[float, float] | None) -> None:
+        """Keeps a budget with the optimizer; it is saved with it.
+
+        Args:
+            budget: (target_epsilon, target_delta), or None for none.
+        """
+        self._budget.assign(np.array(budget or (0.0, 0.0), np.float64))
+        if budget is None:
+            self._ledger.lift_limits()
+
+    def apply_gradients(self, grads_and_vars):
+        """Refuses: gradients given this way were not clipped.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            "optimizer.apply_gradients must not be called with raw gradients: "
+            "they were not clipped one example at a time. Received: a call of "
+            f"apply_gradients on {self.name!r}. {_REMEDY}"
+        )
+
+    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
+        """Refuses: the noise and the ledger are state.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            "optimizer.stateless_apply must not be called: a step without "
+            "state has no ledger and would repeat its noise. Received: a call "
+            f"of it on {self.name!r}. {_REMEDY}"
+        )
+
+    @property
+    def learning_rate(self):
+        """The inner optimizer's learning rate."""
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate):
+        self.inner_optimizer.learning_rate = learning_rate
+
+    @property
+    def iterations(self):
+        """The inner optimizer's count of updates."""
+        return self.inner_optimizer.iterations
+
+    def finalize_variable_values(self, var_list):
+        """Lets the inner optimizer write its averages into the variables."""
+        self.inner_optimizer.finalize_variable_values(var_list)
+
+    def save_own_variables(self, store):
+        """Saves the ledger and the budget; never the state of the noise."""
+        store["ledger"] = self._ledger.to_numpy()
+        store["budget"] = ops.convert_to_numpy(self._budget.value)
+
+    def load_own_variables(self, store):
+        """Takes in a saved ledger; steps of this object stay counted."""
+        self._ledger.merge(np.array(store["ledger"]))
+        saved = np.array(store["budget"], np.float64)
+        if self.budget is None and saved[1] > 0:
+            self.set_budget((float(saved[0]), float(saved[1])))
+
+    def _dp_config(self):
+        return {
+            "l2_norm_clip": self._l2_norm_clip,
+            "noise_multiplier": self._noise_multiplier,
+            "expected_batch_size": self._expected_batch_size,
+            "microbatch_size": self._microbatch_size,
+            "seed": self._seed,
+        }
+
+    def get_config(self):
+        """Returns the arguments, the inner optimizer serialised."""
+        inner = keras.saving.serialize_keras_object(self.inner_optimizer)
+        return {
+            "name": self.name,
+            "inner_optimizer": inner,
+            **self._dp_config(),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Builds an optimizer from `get_config()`."""
+        config = dict(config)
+        inner = keras.saving.deserialize_keras_object(
+            config.pop("inner_optimizer"), custom_objects=custom_objects
+        )
+        return cls(inner, **config)
+
+
+def _check_inner(inner_optimizer) -> None:
+    if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
+        raise TypeError(
+            "inner_optimizer must be a keras.optimizers.Optimizer. Received: "
+            f"{type(inner_optimizer).__name__}. Example: "
+            "DPOptimizer(keras.optimizers.SGD(0.1), l2_norm_clip=1.0, "
+            "noise_multiplier=1.1)."
+        )
+    wrappers = (DPOptimizer, keras.optimizers.LossScaleOptimizer)
+    if isinstance(inner_optimizer, wrappers):
+        raise ValueError(
+            "inner_optimizer must be a plain optimizer. Received: "
+            f"{type(inner_optimizer).__name__}. Loss scaling of float16 models "
+            "is done before the clip; pass its inner optimizer."
+        )
+    if inner_optimizer.gradient_accumulation_steps:
+        raise ValueError(
+            "gradient_accumulation_steps must be None: it would add noise to "
+            "every part. Received: "
+            f"{inner_optimizer.gradient_accumulation_steps}. For a large batch "
+            "in little memory use microbatch_size."
+        )
+    if inner_optimizer.loss_scale_factor is not None:
+        raise ValueError(
+            "loss_scale_factor must be None: the loss is not scaled by the "
+            f"optimizer here. Received: {inner_optimizer.loss_scale_factor}. "
+            "Leave it out."
+        )
