@@ -82,19 +82,19 @@ def map_row_gradients(function, rows, cotangents, variables):
     Returns:
         A list of `[B, *variable.shape]` float32.
     """
-    values = [tf.convert_to_tensor(v.value) for v in variables]
+    outer = [tf.convert_to_tensor(v.value) for v in variables]
 
     def row_gradients(row_and_cotangents):
         row, row_cotangents = row_and_cotangents
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(values)
-            mapping = list(zip(variables, values, strict=True))
-            with keras.StatelessScope(mapping):
-                outputs = function(row)
-        gradients = tape.gradient(
+        values = [tf.identity(value) for value in outer]
+        with keras.StatelessScope(list(zip(variables, values, strict=True))):
+            outputs = function(row)
+        # The body of a vectorised map is always a graph. There tf.gradients
+        # differentiates loops that a tape cannot (zeros of a TensorArray).
+        gradients = tf.gradients(
             outputs,
             values,
-            output_gradients=row_cotangents,
+            grad_ys=row_cotangents,
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
         return [tf.cast(densify(g), tf.float32) for g in gradients]
