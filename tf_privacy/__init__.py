@@ -13,7 +13,6 @@ _MODULES = {
     "accounting": (
         "NeighboringRelation",
         "PrivacyStatement",
-        "RdpAccountant",
         "calibrate_noise_multiplier",
         "compute_delta",
         "compute_dp_sgd_privacy",
@@ -24,6 +23,7 @@ _MODULES = {
     "clipping.clipped_sum": ("ClippedSum",),
     "clipping.engine": ("clipped_gradients", "regularizer_gradients"),
     "clipping.explanation": ("explain_clipping",),
+    "clipping.row_independence": ("check_model",),
     "optimizers.budget_error": ("PrivacyBudgetError",),
     "optimizers.dp_optimizer": ("DPOptimizer",),
     "optimizers.presets": (
@@ -34,7 +34,6 @@ _MODULES = {
         "DPSGD",
     ),
     "sampling.poisson": ("PoissonSampling",),
-    "training.compatibility": ("check_model",),
     "training.models": ("DPModel", "DPSequential", "privatize"),
     "training.poisson_dataset": ("PoissonDataset",),
     "training.privacy_budget": ("PrivacyBudget",),

@@ -11,6 +11,7 @@ from tf_privacy import _checks
 from tf_privacy.clipping import call_plan
 from tf_privacy.clipping import clipped_sum
 from tf_privacy.clipping import keras_internals
+from tf_privacy.clipping import row_independence
 from tf_privacy.clipping import single_examples
 from tf_privacy.clipping import taps
 from tf_privacy.clipping import thresholds
@@ -79,13 +80,14 @@ def clipped_gradients(
     l2_norm_clip = _checks.check_real("l2_norm_clip", l2_norm_clip, above=0.0)
     x, y, sample_weight = _as_tensors((x, y, sample_weight))
     loss = loss or compiled_loss(model)
-    ensure_built(model, x)
+    keras_internals.build_for(model, x)
     variables = tuple(model.trainable_variables)
     if not variables:
         raise ValueError(
             "model must have trainable variables. Received: none in "
             f"{model.name!r}. Set `trainable = True` on what is to be trained."
         )
+    row_independence.check_once(model, x)
     plan = call_plan.plan_calls(model, x)
     if plan.loop_reason:
         gradients, y_pred, squared = single_examples.loop_clipped_sum(
@@ -102,6 +104,46 @@ def clipped_gradients(
     )
     return ClippedStep(
         clipped_sum=total, y_pred=y_pred, norms=ops.sqrt(squared)
+    )
+
+
+def sum_over_microbatches(clip, data, microbatch_size: int, model, observe):
+    """Returns the ClippedSum of one logical batch, sent through in pieces.
+
+    The pieces are consecutive rows of one draw, and their sums add up before
+    any noise: the result is that of the whole batch, in the memory of a piece.
+
+    Args:
+        clip: `clip(x, y, sample_weight) -> ClippedStep` for one piece.
+        data: `(x, y, sample_weight)`, structures of tensors `[B, ...]`.
+        microbatch_size: Rows of a piece; the last one may have fewer.
+        model: The model whose trainable variables `clip` clips for.
+        observe: Called with each piece's ClippedStep and data.
+    """
+    data = _as_tensors(data)
+    leaf = next(t for t in keras.tree.flatten(data) if t is not None)
+    variables = tuple(model.trainable_variables)
+    sensitivities = []
+
+    def clip_piece(start, stop):
+        piece = keras.tree.map_structure(
+            lambda t: None if t is None else t[start:stop], data
+        )
+        step = clip(*piece)
+        observe(step, piece)
+        sensitivities.append(step.clipped_sum.l2_sensitivity)
+        return list(step.clipped_sum.gradients)
+
+    gradients = backend.sum_over_pieces(
+        clip_piece,
+        ops.shape(leaf)[0],
+        microbatch_size,
+        [ops.zeros(v.shape, "float32") for v in variables],
+    )
+    return clipped_sum.ClippedSum(
+        gradients=tuple(gradients),
+        variables=variables,
+        l2_sensitivity=max(sensitivities),
     )
 
 
@@ -151,19 +193,6 @@ def _as_tensors(structure):
     return keras.tree.map_structure(
         lambda a: None if a is None else ops.convert_to_tensor(a), structure
     )
-
-
-def ensure_built(model, x) -> None:
-    """Builds a model's layers for the shapes of `x` if they are not yet."""
-    if all(layer.built for layer in keras_internals.flatten_layers(model)):
-        return
-    specs = keras.tree.map_structure(
-        lambda t: keras.KerasTensor(
-            (None,) + tuple(t.shape[1:]), ops.dtype(t)
-        ),
-        x,
-    )
-    keras_internals.build(model, specs)
 
 
 def compiled_loss(model):

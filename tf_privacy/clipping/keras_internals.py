@@ -12,6 +12,8 @@ import functools
 import keras
 from keras.src import backend as keras_backend
 from keras.src.backend.common import global_state
+from keras.src.models import functional
+from keras.src.models import model as model_module
 
 _CALL_CONTEXT = "current_call_ctx"
 
@@ -144,11 +146,44 @@ def set_keras_mask(tensor, mask):
     keras_backend.set_keras_mask(tensor, mask)
 
 
-def build(model, specs):
-    """Builds every layer of a model for inputs of the given specs."""
+def build_for(model, x):
+    """Builds a model's layers for the shapes of `x` if they are not yet."""
+    if all(layer.built for layer in flatten_layers(model)):
+        return
+    specs = keras.tree.map_structure(
+        lambda t: keras.KerasTensor(
+            (None,) + tuple(t.shape[1:]), keras.ops.dtype(t)
+        ),
+        x,
+    )
     keras_backend.compute_output_spec(model.__call__, specs)
 
 
 def get_compiled_loss(model):
     """Returns a compiled model's `CompileLoss`, or None."""
     return getattr(model, "_compile_loss", None)
+
+
+Functional = functional.Functional
+
+
+def is_functional(args, kwargs) -> bool:
+    """True if a model is being made from inputs and outputs."""
+    return model_module.functional_init_arguments(args, kwargs)
+
+
+def describe(original, config) -> dict:
+    """Returns what Keras needs to restore an object of class `original`."""
+    return {
+        "module": original.__module__,
+        "class_name": original.__name__,
+        "config": config,
+        "registered_name": keras.saving.get_registered_name(original),
+    }
+
+
+def compute_logged_loss(model, x, y, y_pred, sample_weight):
+    """Returns the loss of the whole batch, as Keras's own step reports it."""
+    return model._compute_loss(
+        x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+    )

@@ -122,9 +122,10 @@ class StepLedger:
         return self._rows[kind]
 
     def allows(self, row):
-        """Returns a bool tensor: whether one more step fits in row `row`."""
-        entry = ops.take(self._table.value, row, axis=0)
-        return entry[_COUNT] < entry[_LIMIT]
+        """Returns whether one more step fits in row `row`; none if < 0."""
+        entry = ops.take(self._table.value, ops.maximum(row, 0), axis=0)
+        fits = entry[_COUNT] < entry[_LIMIT]
+        return ops.logical_and(fits, ops.greater_equal(row, 0))
 
     def count(self, row):
         """Adds one noisy step to row `row`."""
@@ -138,10 +139,18 @@ class StepLedger:
 
     def take_refused(self) -> int:
         """Returns how many steps were refused since the last call."""
-        refused = int(ops.convert_to_numpy(self._refused.value))
+        refused = self.num_refused()
         if refused:
             self._refused.assign(ops.zeros((), self._refused.dtype))
         return refused
+
+    def num_refused(self) -> int:
+        """Returns how many steps were refused and not yet reported."""
+        return int(ops.convert_to_numpy(self._refused.value))
+
+    def count_in(self, row: int) -> int:
+        """Returns how many steps row `row` has counted."""
+        return int(self.to_numpy()[row, _COUNT])
 
     def set_limit(self, row: int, num_more_steps: int) -> None:
         """Lets row `row` go on for so many more steps, and no other row.

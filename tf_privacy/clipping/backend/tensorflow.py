@@ -82,24 +82,34 @@ def map_row_gradients(function, rows, cotangents, variables):
     Returns:
         A list of `[B, *variable.shape]` float32.
     """
-    outer = [tf.convert_to_tensor(v.value) for v in variables]
+    values = [tf.convert_to_tensor(v.value) for v in variables]
 
     def row_gradients(row_and_cotangents):
         row, row_cotangents = row_and_cotangents
-        values = [tf.identity(value) for value in outer]
-        with keras.StatelessScope(list(zip(variables, values, strict=True))):
-            outputs = function(row)
-        # The body of a vectorised map is always a graph. There tf.gradients
-        # differentiates loops that a tape cannot (zeros of a TensorArray).
-        gradients = tf.gradients(
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            mapping = list(zip(variables, values, strict=True))
+            with keras.StatelessScope(mapping):
+                outputs = function(row)
+        gradients = tape.gradient(
             outputs,
             values,
-            grad_ys=row_cotangents,
+            output_gradients=row_cotangents,
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
         return [tf.cast(densify(g), tf.float32) for g in gradients]
 
-    return tf.vectorized_map(row_gradients, (rows, cotangents), warn=False)
+    operands = (rows, cotangents)
+    try:
+        return tf.vectorized_map(row_gradients, operands, warn=False)
+    except (NotImplementedError, TypeError, ValueError):
+        # TensorFlow cannot vectorise some gradients of nested loops. One row
+        # after the other gives the same numbers; an error of the layer itself
+        # is raised again here.
+        signature = [tf.TensorSpec(v.shape, tf.float32) for v in variables]
+        return tf.map_fn(
+            row_gradients, operands, fn_output_signature=signature
+        )
 
 
 def densify(tensor):
@@ -181,3 +191,39 @@ def _is_stateful_random(op_type: str) -> bool:
 def is_eager() -> bool:
     """True outside of any graph."""
     return tf.executing_eagerly()
+
+
+def outside_of_graph():
+    """Returns a context that is eager even while a function is traced."""
+    return tf.init_scope()
+
+
+def first_row_leak(function, inputs) -> float:
+    """Returns how much the first output row's gradient touches other rows.
+
+    Args:
+        function: Maps a structure of tensors `[B, ...]` to such a structure.
+        inputs: Eager tensors; only the floating ones are differentiated.
+
+    Returns:
+        The largest absolute gradient in any row but the first; 0 if none.
+    """
+    leaves = [t for t in keras.tree.flatten(inputs) if t.dtype.is_floating]
+    with keras.StatelessScope(), tf.GradientTape() as tape:
+        tape.watch(leaves)
+        outputs = keras.tree.flatten(function(inputs))
+        total = tf.add_n(
+            [
+                tf.reduce_sum(tf.sin(tf.cast(o[:1], tf.float32)))
+                for o in outputs
+                if o.dtype.is_floating and len(o.shape)
+            ]
+        )
+    gradients = tape.gradient(total, leaves) if leaves else []
+    largest = [
+        tf.reduce_max(tf.abs(tf.cast(g, tf.float32)[1:]))
+        for g in gradients
+        if g is not None
+    ]
+    finite = [float(v) for v in largest if tf.math.is_finite(v)]
+    return max(finite, default=0.0)

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The README's two commands stand in it once, and CI runs one of them."""
+
+import os
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CI_RUN = ROOT / ".ci" / "run"
+
+
+def read_command(marker):
+    """Returns the only line of the block below `<!-- marker -->`."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    blocks = re.findall(
+        rf"^<!-- {marker} -->\n```\w*\n(.*?)\n```$", text, re.M | re.S
+    )
+    assert len(blocks) == 1, f"README.md: one block below <!-- {marker} -->"
+    assert "\n" not in blocks[0], f"README.md: {marker} is one command"
+    return blocks[0]
+
+
+@pytest.mark.parametrize(
+    "marker, extra, last",
+    [
+        ("ci:main", "tutorials", "tutorials/mnist_dpsgd.py"),
+        ("ci:test", "test", "-m pytest"),
+    ],
+)
+def test_command_needs_only_python(marker, extra, last):
+    """A fresh clone has no environment: the command makes its own."""
+    command = read_command(marker)
+    assert "python3 -m venv " in command
+    assert f'pip install -q ".[{extra}]"' in command
+    assert command.endswith(last)
+    assert f'"{extra}": [' in (ROOT / "setup.py").read_text("utf-8")
+
+
+def test_ci_runs_the_test_command():
+    assert os.access(CI_RUN, os.X_OK)
+    assert "<!-- ci:test -->" in CI_RUN.read_text("utf-8")
+    result = subprocess.run(
+        [CI_RUN, "--show"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.rstrip("\n") == read_command("ci:test")

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `fit` was given, and how the accountant must see it."""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+
+from tf_privacy import _checks
+from tf_privacy.sampling import poisson
+from tf_privacy.training import poisson_dataset
+
+_PROBE_ROWS = 7
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FitData:
+    """Arguments for Keras's `fit`, and what they mean for privacy.
+
+    Attributes:
+        x: For `fit`.
+        y: For `fit`.
+        sample_weight: For `fit`.
+        batch_size: For `fit`.
+        steps_per_epoch: For `fit`.
+        validation_data: For `fit`.
+        sampling: How the batches are drawn; None if the user made them.
+        expected_batch_size: What it implies; None if the user made them.
+        example_rows: A few rows of x to check the model on; None if there are
+            none at hand.
+        labels: All of y where it is in memory, else None.
+    """
+
+    x: Any
+    y: Any = None
+    sample_weight: Any = None
+    batch_size: Any = None
+    steps_per_epoch: Any = None
+    validation_data: Any = None
+    sampling: poisson.PoissonSampling | None = None
+    expected_batch_size: float | None = None
+    example_rows: Any = None
+    labels: Any = None
+
+
+def is_array_input(x) -> bool:
+    """True if `x` can be Poisson sampled by row."""
+    return x is not None and poisson_dataset.is_indexable(x)
+
+
+def prepare(
+    x,
+    y,
+    sample_weight,
+    *,
+    batch_size,
+    steps_per_epoch,
+    validation_split,
+    validation_data,
+) -> FitData:
+    """Returns what to hand to Keras, and how to account for it.
+
+    Args:
+        x: As `fit` received it.
+        y: As `fit` received it.
+        sample_weight: As `fit` received it.
+        batch_size: Expected batch size for arrays.
+        steps_per_epoch: As `fit` received it.
+        validation_split: As `fit` received it.
+        validation_data: As `fit` received it.
+
+    Returns:
+        A FitData.
+
+    Raises:
+        ValueError: If arrays do not match, or a split is asked of what is not
+            an array.
+    """
+    if is_array_input(x):
+        return _from_arrays(
+            x,
+            y,
+            sample_weight,
+            batch_size,
+            steps_per_epoch,
+            validation_split,
+            validation_data,
+        )
+    if validation_split:
+        raise ValueError(
+            "validation_split must be 0 for what is not an array: the rows "
+            f"cannot be counted. Received: {validation_split}. Split the data "
+            "yourself and pass validation_data."
+        )
+    sampling = None
+    # A subclass may change what it draws: only the class itself is trusted.
+    if type(x) is poisson_dataset.PoissonDataset and not x.has_fixed_coins:
+        sampling = x.sampling
+    expected = None
+    if type(x) is poisson_dataset.PoissonDataset:
+        expected = x.sampling.expected_batch_size
+    return FitData(
+        x=x,
+        y=y,
+        sample_weight=sample_weight,
+        batch_size=batch_size,
+        steps_per_epoch=steps_per_epoch,
+        validation_data=validation_data,
+        sampling=sampling,
+        expected_batch_size=expected,
+    )
+
+
+def _from_arrays(
+    x,
+    y,
+    sample_weight,
+    batch_size,
+    steps_per_epoch,
+    validation_split,
+    validation_data,
+):
+    x, y, sample_weight = keras.tree.map_structure(
+        poisson_dataset.as_source, (x, y, sample_weight)
+    )
+    num_rows = poisson_dataset.check_lengths((x, y, sample_weight))
+    poisson_dataset.check_integers(x, "x")
+    poisson_dataset.check_integers(y, "y")
+    batch_size = _checks.check_real("batch_size", batch_size, above=0.0)
+    num_examples = num_rows
+    if validation_split and validation_data is None:
+        validation_split = _checks.check_real(
+            "validation_split", validation_split, above=0.0, below=1.0
+        )
+        num_examples = int(num_rows * (1.0 - validation_split))
+        if not 0 < num_examples < num_rows:
+            raise ValueError(
+                "validation_split must leave rows on both sides. Received: "
+                f"{validation_split} of {num_rows} rows. Choose another."
+            )
+        validation_data = tuple(
+            keras.tree.map_structure(
+                lambda a: None if a is None else np.asarray(a[num_examples:]),
+                (x, y, sample_weight),
+            )
+        )
+        if sample_weight is None:
+            validation_data = validation_data[:2]
+    dataset = poisson_dataset.PoissonDataset(
+        x,
+        y,
+        sample_weight,
+        expected_batch_size=min(batch_size, num_examples),
+        steps_per_epoch=steps_per_epoch,
+        num_examples=num_examples,
+    )
+    return FitData(
+        x=dataset,
+        validation_data=validation_data,
+        sampling=dataset.sampling,
+        expected_batch_size=dataset.sampling.expected_batch_size,
+        example_rows=keras.tree.map_structure(
+            lambda a: _as_floatx(np.asarray(a[:_PROBE_ROWS])), x
+        ),
+        labels=y,
+    )
+
+
+def _as_floatx(array):
+    if array.dtype.kind == "f":
+        return array.astype(keras.config.floatx())
+    return array
+
+
+_SPARSE_LOSSES = (
+    "sparse_categorical_crossentropy",
+    keras.losses.sparse_categorical_crossentropy,
+)
+
+
+def check_labels(model, labels) -> None:
+    """Raises if a class label is not one of the model's classes.
+
+    Only for a single output with a sparse categorical loss, where the number
+    of classes is known; other labels are checked by no one.
+
+    Args:
+        model: A compiled model.
+        labels: `[N, ...]` array, or None.
+
+    Raises:
+        ValueError: If a label is negative or too large.
+    """
+    sparse = isinstance(
+        model.loss, keras.losses.SparseCategoricalCrossentropy
+    ) or any(model.loss is s or model.loss == s for s in _SPARSE_LOSSES)
+    shape = getattr(model, "output_shape", None)
+    if not sparse or not isinstance(labels, np.ndarray):
+        return
+    if not isinstance(shape, tuple) or not isinstance(shape[-1], int):
+        return
+    if getattr(model.loss, "ignore_class", None) is not None:
+        return
+    low, high = labels.min(), labels.max()
+    if not (low >= 0 and high < shape[-1]):
+        raise ValueError(
+            f"y must hold class labels in [0, {shape[-1] - 1}], the outputs of "
+            f"{model.name!r}. Received: labels from {low} to {high}. Renumber "
+            "them, or give the last layer more units."
+        )

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the steps that an optimizer counted to epsilon and the statement."""
+
+from tf_privacy import accounting
+from tf_privacy.optimizers import step_ledger
+
+# The accountant's range; more noise than this is accounted as this much.
+_LARGEST_NOISE = 1000.0
+_INITIAL_WEIGHTS = (
+    "The initial weights were not made from the data that this statement "
+    "protects."
+)
+
+
+def make_phases(entries) -> list[accounting.Phase]:
+    """Returns what ran as the accountant's phases.
+
+    Args:
+        entries: From `StepLedger.entries()`.
+    """
+    return [
+        accounting.Phase(
+            noise_multiplier=min(kind.noise_multiplier, _LARGEST_NOISE),
+            sampling_probability=kind.sampling_probability,
+            num_steps=count,
+            l2_norm_clip=kind.l2_norm_clip,
+            expected_batch_size=kind.expected_batch_size,
+            num_examples=kind.num_examples,
+        )
+        for kind, count in entries
+    ]
+
+
+def make_statement(entries, *, delta: float) -> accounting.PrivacyStatement:
+    """Returns the privacy statement of the steps that ran.
+
+    Args:
+        entries: From `StepLedger.entries()`.
+        delta: Probability in (0, 1).
+    """
+    return accounting.make_privacy_statement(
+        make_phases(entries),
+        delta=delta,
+        fixed_noise_seed=any(kind.fixed_seed for kind, _ in entries),
+        notes=(_INITIAL_WEIGHTS,),
+    )
+
+
+def make_curve(
+    entries, kind: step_ledger.StepKind, *, delta: float
+) -> accounting.EpsilonCurve:
+    """Returns epsilon as a function of further steps of one kind.
+
+    Args:
+        entries: What ran before.
+        kind: What the further steps are.
+        delta: Probability in (0, 1).
+    """
+    return accounting.EpsilonCurve(
+        spent=[phase.make_mechanism() for phase in make_phases(entries)],
+        noise_multiplier=min(kind.noise_multiplier, _LARGEST_NOISE),
+        sampling_probability=kind.sampling_probability or 1.0,
+        delta=delta,
+    )
+
+
+def limit_steps(optimizer, row: int, kind: step_ledger.StepKind) -> None:
+    """Sets how many more steps the optimizer's budget leaves for one kind.
+
+    Without a budget, nothing is set.
+
+    Args:
+        optimizer: A `DPOptimizer`.
+        row: The kind's row in the ledger.
+        kind: What the further steps are.
+    """
+    if optimizer.budget is None:
+        return
+    target_epsilon, target_delta = optimizer.budget
+    curve = make_curve(optimizer.ledger.entries(), kind, delta=target_delta)
+    more = curve.compute_max_steps(target_epsilon=target_epsilon)
+    optimizer.ledger.set_limit(row, more)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""privatize, DPModel, DPSequential: Keras models that train privately."""
+
+import functools
+
+import keras
+
+from tf_privacy.clipping import keras_internals
+from tf_privacy.clipping import row_independence
+from tf_privacy.training import private_training
+
+_PACKAGE = "tf_privacy"
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class DPModel(private_training.PrivateTraining, keras.Model):
+    """`keras.Model` that trains privately.
+
+    Use it as `keras.Model`: with inputs and outputs, or as a base class.
+    Compile it with a DP optimizer.
+    """
+
+    def __new__(cls, *args, **kwargs):
+        if cls is DPModel and keras_internals.is_functional(args, kwargs):
+            return super().__new__(DPFunctional, *args, **kwargs)
+        return super().__new__(cls, *args, **kwargs)
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class DPFunctional(DPModel, keras_internals.Functional):
+    """What `DPModel(inputs, outputs)` returns."""
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class DPSequential(private_training.PrivateTraining, keras.Sequential):
+    """`keras.Sequential` that trains privately.
+
+    Compile it with a DP optimizer.
+    """
+
+
+class DPSubclass(private_training.PrivateTraining):
+    """What `privatize` makes of a user's own class of model, when loaded."""
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Restores the user's model and makes it private again."""
+        model = keras.saving.deserialize_keras_object(
+            config["model"], custom_objects=custom_objects
+        )
+        return privatize(model)
+
+
+@functools.cache
+def _private_class(original):
+    known = {
+        keras.Sequential: DPSequential,
+        keras.Model: DPModel,
+        keras_internals.Functional: DPFunctional,
+    }
+    if original in known:
+        return known[original]
+
+    def get_config(self):
+        """Returns the user's own configuration, with its class."""
+        config = original.get_config(self)
+        return {"model": keras_internals.describe(original, config)}
+
+    members = {
+        "__doc__": original.__doc__,
+        "__module__": __name__,
+        "__qualname__": f"DPSubclass[{original.__name__}]",
+        "get_config": get_config,
+    }
+    return type(
+        "DPSubclass", (private_training.PrivateTraining, original), members
+    )
+
+
+def privatize(model):
+    """Makes a Keras model train privately, and returns the same object.
+
+    The model keeps its class as a base class, its layers, weights and methods
+    (`summary`, `save`, `generate`, ...); `compile` then takes a DP optimizer
+    and `fit` trains with it. This is the one function of the library that
+    changes an object of the caller's.
+
+    Args:
+        model: A `keras.Model`: functional, sequential or subclassed; not yet
+            compiled, or to be compiled again.
+
+    Returns:
+        `model` itself.
+
+    Raises:
+        TypeError: If it is not a Keras model.
+        ValueError: If it defines its own `train_step` or `compute_loss`, or
+            holds a layer that mixes examples.
+    """
+    if isinstance(model, private_training.PrivateTraining):
+        return model
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "model must be a keras.Model. Received: "
+            f"{type(model).__name__}. Build the model first, then privatize it."
+        )
+    for method in ("train_step", "compute_loss"):
+        if getattr(type(model), method) is not getattr(keras.Model, method):
+            raise ValueError(
+                f"model must not define its own {method}: it would bypass the "
+                f"clipping. Received: {type(model).__name__}.{method}. Remove "
+                "it and give the loss to compile(), or write a custom loop "
+                "with tf_privacy.clipped_gradients and optimizer.apply."
+            )
+    row_independence.check_layers(model)
+    model.__class__ = _private_class(type(model))
+    return model

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Poisson batches from any indexable source, as a Keras data set."""
+
+import math
+
+import keras
+import numpy as np
+
+from tf_privacy import _checks
+from tf_privacy.sampling import poisson
+
+# Integers beyond this do not survive the int32 that Keras casts indices to.
+_LARGEST_INT = 2**31 - 1
+
+
+class PoissonDataset(keras.utils.PyDataset):
+    """Batches that each example joins by an independent coin.
+
+    Every item is a fresh draw, whatever its index: the batch size is random,
+    with mean `expected_batch_size`, and may be 0. `model.fit` makes one by
+    itself for arrays.
+
+    Args:
+        x: An array or a structure of arrays `[N, ...]`: numpy, `np.memmap`,
+            h5py data sets, tensors, pandas; whatever has a shape and can be
+            indexed by a sorted array of integers.
+        y: The same, or None.
+        sample_weight: The same, or None.
+        expected_batch_size: Mean batch size; in (0, N].
+        steps_per_epoch: Batches in one pass; None takes
+            ceil(N / expected_batch_size).
+        num_examples: None takes all N; an int takes only the first ones.
+        seed: None for real coins; an int fixes them, for tests only: whoever
+            knows who was in which batch is not covered by the amplification.
+
+    Raises:
+        ValueError: If the arrays have different lengths or none, or an
+            argument is out of range.
+        TypeError: If a source cannot be indexed.
+    """
+
+    def __init__(
+        self,
+        x,
+        y=None,
+        sample_weight=None,
+        *,
+        expected_batch_size: float,
+        steps_per_epoch: int | None = None,
+        num_examples: int | None = None,
+        seed: int | None = None,
+    ):
+        super().__init__()
+        self._arrays = keras.tree.map_structure(
+            as_source, (x, y, sample_weight)
+        )
+        available = check_lengths(self._arrays)
+        if num_examples is None:
+            num_examples = available
+        num_examples = _checks.check_integer(
+            "num_examples", num_examples, at_least=1, at_most=available
+        )
+        expected_batch_size = _checks.check_real(
+            "expected_batch_size",
+            expected_batch_size,
+            above=0.0,
+            at_most=num_examples,
+            hint="A batch cannot be larger than the data set.",
+        )
+        self._sampling = poisson.PoissonSampling(
+            num_examples=num_examples,
+            sampling_probability=expected_batch_size / num_examples,
+        )
+        if steps_per_epoch is None:
+            steps_per_epoch = math.ceil(num_examples / expected_batch_size)
+        self._steps_per_epoch = _checks.check_integer(
+            "steps_per_epoch", steps_per_epoch, at_least=1
+        )
+        self._has_fixed_coins = seed is not None
+        self._rng = poisson.make_rng(seed)
+
+    @property
+    def sampling(self) -> poisson.PoissonSampling:
+        """The law of the draws, for the accountant."""
+        return self._sampling
+
+    @property
+    def has_fixed_coins(self) -> bool:
+        """Whether a seed fixes who joins which batch."""
+        return self._has_fixed_coins
+
+    def __len__(self) -> int:
+        """Returns the number of batches in one pass."""
+        return self._steps_per_epoch
+
+    def __getitem__(self, index: int):
+        """Returns a fresh batch `(x, y, sample_weight)`; `index` is ignored."""
+        del index
+        rows = self._sampling.draw(self._rng)
+        x, y, sample_weight = keras.tree.map_structure(
+            lambda source: None if source is None else take(source, rows),
+            self._arrays,
+        )
+        if sample_weight is not None:
+            return x, y, sample_weight
+        return (x, y) if y is not None else (x,)
+
+
+def is_indexable(structure) -> bool:
+    """True if every leaf is an array that can be drawn from."""
+    leaves = keras.tree.flatten(structure)
+    return bool(leaves) and all(_has_rows(leaf) for leaf in leaves)
+
+
+def _has_rows(leaf) -> bool:
+    if isinstance(leaf, keras.utils.PyDataset):
+        return False
+    if hasattr(leaf, "iloc"):
+        return True
+    shape = getattr(leaf, "shape", None)
+    return (
+        shape is not None and len(shape) > 0 and hasattr(leaf, "__getitem__")
+    )
+
+
+def as_source(leaf):
+    """Returns an indexable source for one array; None for None.
+
+    Raises:
+        TypeError: If it has no rows to index.
+    """
+    if leaf is None:
+        return None
+    if hasattr(leaf, "iloc"):
+        return leaf.to_numpy()
+    if not _has_rows(leaf):
+        raise TypeError(
+            "x, y and sample_weight must be arrays with a shape and rows. "
+            f"Received: {type(leaf).__name__}. Convert it with np.asarray."
+        )
+    if keras.ops.is_tensor(leaf):
+        return np.asarray(keras.ops.convert_to_numpy(leaf))
+    return leaf
+
+
+def check_lengths(structure) -> int:
+    """Returns the number of rows that all arrays share.
+
+    Raises:
+        ValueError: If lengths differ or are 0.
+    """
+    lengths = [
+        leaf.shape[0]
+        for leaf in keras.tree.flatten(structure)
+        if leaf is not None
+    ]
+    if len(set(lengths)) != 1 or lengths[0] < 1:
+        raise ValueError(
+            "x, y and sample_weight must have the same number of rows, at "
+            f"least one. Received: {lengths} rows. Row i of each must belong "
+            "to the same example."
+        )
+    return lengths[0]
+
+
+def check_integers(structure, name: str) -> None:
+    """Raises if integer values would overflow when they become int32.
+
+    Args:
+        structure: A structure of arrays, or None.
+        name: What to call it.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+    for leaf in keras.tree.flatten(structure):
+        if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "iu":
+            continue
+        if leaf.dtype.itemsize < 4 or not leaf.size:
+            continue
+        low, high = int(leaf.min()), int(leaf.max())
+        if high > _LARGEST_INT or low < -_LARGEST_INT:
+            raise ValueError(
+                f"{name} must hold integers within +-(2**31 - 1): Keras makes "
+                f"them int32 and larger ones overflow. Received: values from "
+                f"{low} to {high}. Renumber them from 0."
+            )
+
+
+def take(source, rows: np.ndarray) -> np.ndarray:
+    """Returns the given rows, floats in Keras's float type.
+
+    Args:
+        source: From `as_source`.
+        rows: `[n]` sorted distinct indices; n may be 0.
+    """
+    batch = np.asarray(source[rows] if len(rows) else source[0:0])
+    if batch.dtype.kind == "f":
+        batch = batch.astype(keras.config.floatx(), copy=False)
+    return batch

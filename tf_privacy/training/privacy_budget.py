@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A callback that shows epsilon and stops before the budget is passed."""
+
+import keras
+
+from tf_privacy import _checks
+from tf_privacy.optimizers import budget_error
+from tf_privacy.optimizers import dp_optimizer
+from tf_privacy.training import ledger
+
+
+class PrivacyBudget(keras.callbacks.Callback):
+    """Holds training within (target_epsilon, target_delta).
+
+    Adds `epsilon` to the logs and the progress bar, and stops `fit` with the
+    last step that fits in the budget. The budget stays with the optimizer and
+    is saved with it: a later step past it, by `fit`, `train_on_batch` or a
+    custom loop, releases nothing and raises `PrivacyBudgetError`. A new
+    PrivacyBudget replaces it.
+
+    Args:
+        target_epsilon: What may be spent in all, earlier steps included; nats;
+            > 0.
+        target_delta: The delta that goes with it; in (0, 1).
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(self, target_epsilon: float, target_delta: float):
+        super().__init__()
+        self._target_epsilon = _checks.check_real(
+            "target_epsilon", target_epsilon, above=0.0
+        )
+        self._target_delta = _checks.check_delta(
+            target_delta, name="target_delta"
+        )
+        self._row = 0
+        self._curve = None
+        self._start = 0
+
+    @property
+    def target_epsilon(self) -> float:
+        """What may be spent, in nats."""
+        return self._target_epsilon
+
+    @property
+    def target_delta(self) -> float:
+        """The delta that goes with it."""
+        return self._target_delta
+
+    def limit(self, optimizer, *, sampling=None) -> int:
+        """Puts the budget on an optimizer; for custom loops.
+
+        Args:
+            optimizer: A `DPOptimizer` whose expected_batch_size is set.
+            sampling: The `PoissonSampling` that the loop will pass to
+                `optimizer.apply`; None if it passes none.
+
+        Returns:
+            How many more such steps fit in the budget.
+
+        Raises:
+            PrivacyBudgetError: If not one does.
+        """
+        kind = optimizer.step_kind(sampling)
+        row = optimizer.ledger.row_of(kind)
+        return self._put(optimizer, row, kind)
+
+    def _put(self, optimizer, row, kind) -> int:
+        optimizer.set_budget((self._target_epsilon, self._target_delta))
+        ledger.limit_steps(optimizer, row, kind)
+        remaining = optimizer.ledger.remaining(row)
+        if remaining < 1:
+            raise budget_error.PrivacyBudgetError(
+                "target_epsilon must leave room for at least one step. "
+                f"Received: {self._target_epsilon:g} at delta "
+                f"{self._target_delta:g}, after {optimizer.ledger.num_steps()} "
+                f"steps, with noise_multiplier {kind.noise_multiplier:g}. Use "
+                "more noise, a smaller batch, or a larger target."
+            )
+        return remaining
+
+    def on_train_begin(self, logs=None):
+        """Sets the limit for this run's kind of steps."""
+        optimizer = self.model.optimizer
+        if not isinstance(optimizer, dp_optimizer.DPOptimizer):
+            raise TypeError(
+                "model must be compiled with a DP optimizer for PrivacyBudget "
+                f"to hold. Received: {type(optimizer).__name__}. Use "
+                "tf_privacy.DPSGD or another of them."
+            )
+        self._row, kind = self.model.current_step_kind()
+        before = optimizer.ledger.entries()
+        self._put(optimizer, self._row, kind)
+        self._curve = ledger.make_curve(before, kind, delta=self._target_delta)
+        self._start = optimizer.ledger.count_in(self._row)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Logs epsilon; stops after the last step that fits."""
+        self._add_epsilon(logs)
+        if self.model.optimizer.ledger.remaining(self._row) < 1:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Logs epsilon for the history."""
+        self._add_epsilon(logs)
+
+    def _add_epsilon(self, logs):
+        if logs is not None:
+            count = self.model.optimizer.ledger.count_in(self._row)
+            logs["epsilon"] = self._curve.compute_epsilon(count - self._start)

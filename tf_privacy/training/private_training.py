@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What makes a Keras model train privately: its `fit`, step and statement."""
+
+import contextlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from tf_privacy.clipping import engine
+from tf_privacy.clipping import keras_internals
+from tf_privacy.clipping import row_independence
+from tf_privacy.optimizers import dp_optimizer
+from tf_privacy.training import fit_data
+from tf_privacy.training import ledger
+
+
+class _Phase:
+    """The ledger row that the model's steps count in; none when negative.
+
+    A plain object, so that its variable is no weight of the model.
+    """
+
+    def __init__(self):
+        self.row = keras.Variable(-1, dtype="int32", trainable=False)
+        self.sampling = None
+
+
+class PrivateTraining:
+    """A mixin for `keras.Model`: put it before the model's class.
+
+    Every trainable weight gets its gradient clipped one example at a time and
+    noised by the `DPOptimizer` that the model must be compiled with. Metrics
+    and losses that are reported in training are computed on raw data: they are
+    not covered by the guarantee.
+    """
+
+    def compile(
+        self,
+        optimizer,
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        run_eagerly=False,
+        steps_per_execution=1,
+        jit_compile="auto",
+        auto_scale_loss=True,
+    ):
+        """Configures training, as in Keras, with a DP optimizer.
+
+        Args:
+            optimizer: A `tf_privacy.DPOptimizer`, such as `DPSGD`.
+            loss: As in Keras: a name, a Loss, a function, or a structure.
+            loss_weights: As in Keras.
+            metrics: As in Keras; not private in training.
+            weighted_metrics: As in Keras; not private in training.
+            run_eagerly: As in Keras.
+            steps_per_execution: As in Keras.
+            jit_compile: "auto" means no: on CPU, XLA makes convolutions 3-4
+                times and random numbers 30 times slower, and it compiles
+                anew for every batch size that Poisson sampling draws.
+            auto_scale_loss: Ignored: float16 losses are always scaled, before
+                the clip.
+
+        Raises:
+            TypeError: If the optimizer adds no noise.
+            ValueError: If a layer mixes examples.
+        """
+        del auto_scale_loss
+        if not isinstance(optimizer, dp_optimizer.DPOptimizer):
+            received = (
+                repr(optimizer)
+                if isinstance(optimizer, str)
+                else type(optimizer).__name__
+            )
+            raise TypeError(
+                "optimizer must be a DP optimizer: this model is to train "
+                f"privately. Received: {received}. Use for example "
+                "tf_privacy.DPAdam(1e-3, l2_norm_clip=1.0, "
+                "noise_multiplier=1.1), or leave the model a plain Keras model."
+            )
+        row_independence.check_layers(self)
+        super().compile(
+            optimizer=optimizer,
+            loss=loss,
+            loss_weights=loss_weights,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            jit_compile=False if jit_compile == "auto" else jit_compile,
+            auto_scale_loss=False,
+        )
+        self._private_phase = _Phase()
+
+    def compile_from_config(self, config):
+        """Compiles with a deserialised configuration."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        initial_epoch=0,
+        steps_per_epoch=None,
+        validation_steps=None,
+        validation_batch_size=None,
+        validation_freq=1,
+    ):
+        """Trains privately; everything not named here is as in Keras.
+
+        Arrays are Poisson sampled: `batch_size` is the expected batch size,
+        and `shuffle` has no meaning. Data sets and generators come with
+        batches that somebody else made: they are taken as they are, and
+        accounted without amplification by sampling.
+
+        Args:
+            x: Arrays, a `PoissonDataset`, or anything that Keras takes.
+            y: Arrays, or None.
+            batch_size: Expected batch size for arrays; None takes the
+                optimizer's expected_batch_size, else 32.
+            epochs: Passes of `steps_per_epoch` steps.
+            verbose: As in Keras.
+            callbacks: As in Keras; `PrivacyBudget` among them.
+            validation_split: Fraction of the rows, the last ones, that are
+                held out; the accountant uses the rows that remain.
+            validation_data: As in Keras.
+            shuffle: As in Keras, for what is not an array.
+            class_weight: As in Keras.
+            sample_weight: As in Keras; applied before the clip.
+            initial_epoch: As in Keras.
+            steps_per_epoch: Steps in an epoch; None takes
+                ceil(num_examples / batch_size) for arrays.
+            validation_steps: As in Keras.
+            validation_batch_size: As in Keras.
+            validation_freq: As in Keras.
+
+        Returns:
+            The `keras.callbacks.History`.
+
+        Raises:
+            ValueError: If the data or the model cannot be trained privately.
+            PrivacyBudgetError: If a budget is spent.
+        """
+        self._check_ready("fit")
+        source = fit_data.prepare(
+            x,
+            y,
+            sample_weight,
+            batch_size=batch_size or self._default_batch_size(x),
+            steps_per_epoch=steps_per_epoch,
+            validation_split=validation_split,
+            validation_data=validation_data,
+        )
+        if source.example_rows is not None:
+            fit_data.check_labels(self, source.labels)
+            keras_internals.build_for(self, source.example_rows)
+            row_independence.check_model(self, source.example_rows)
+        with self._phase(source.sampling, source.expected_batch_size):
+            return super().fit(
+                x=source.x,
+                y=source.y,
+                sample_weight=source.sample_weight,
+                batch_size=source.batch_size,
+                steps_per_epoch=source.steps_per_epoch,
+                validation_data=source.validation_data,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=callbacks,
+                shuffle=shuffle and source.sampling is None,
+                class_weight=class_weight,
+                initial_epoch=initial_epoch,
+                validation_steps=validation_steps,
+                validation_batch_size=validation_batch_size or batch_size,
+                validation_freq=validation_freq,
+            )
+
+    def train_on_batch(
+        self,
+        x,
+        y=None,
+        sample_weight=None,
+        class_weight=None,
+        return_dict=False,
+    ):
+        """Takes one private step on a batch that the caller made.
+
+        Counted without amplification by sampling. The optimizer must have its
+        expected_batch_size: the divisor must not follow the batch.
+
+        Args:
+            x: As in Keras.
+            y: As in Keras.
+            sample_weight: As in Keras.
+            class_weight: As in Keras.
+            return_dict: As in Keras.
+
+        Returns:
+            The logs, as in Keras; not private.
+
+        Raises:
+            PrivacyBudgetError: If a budget is spent.
+        """
+        self._check_ready("train_on_batch")
+        with self._phase(None, None):
+            return super().train_on_batch(
+                x,
+                y,
+                sample_weight=sample_weight,
+                class_weight=class_weight,
+                return_dict=return_dict,
+            )
+
+    def train_step(self, data):
+        """Takes one private step; called by `fit` and `train_on_batch`."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        clipped, logs = self._clip_in_pieces(x, y, sample_weight)
+        self.optimizer.apply_in_row(
+            clipped,
+            self._private_phase.row.value,
+            engine.regularizer_gradients(self),
+        )
+        return logs
+
+    def _clip_in_pieces(self, x, y, sample_weight):
+        size = self.optimizer.microbatch_size
+        if size is None:
+            step = self._clip(x, y, sample_weight)
+            logs = self._log(x, y, step.y_pred, sample_weight)
+            return step.clipped_sum, logs
+
+        def observe(step, piece):
+            self._log(piece[0], piece[1], step.y_pred, piece[2])
+
+        clipped = engine.sum_over_microbatches(
+            self._clip, (x, y, sample_weight), size, self, observe
+        )
+        return clipped, self.get_metrics_result()
+
+    def _clip(self, x, y, sample_weight):
+        return engine.clipped_gradients(
+            self,
+            x,
+            y,
+            sample_weight,
+            l2_norm_clip=self.optimizer.l2_norm_clip,
+        )
+
+    def _log(self, x, y, y_pred, sample_weight):
+        """Updates the training metrics, which are raw, and returns them."""
+        loss = keras_internals.compute_logged_loss(
+            self, x, y, y_pred, sample_weight
+        )
+        num_rows = ops.shape(keras.tree.flatten(x)[0])[0]
+        # The mean over no examples is NaN and would stay in the average.
+        loss = ops.where(num_rows > 0, loss, ops.zeros_like(loss))
+        self._loss_tracker.update_state(loss, sample_weight=num_rows)
+        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def make_train_function(self, force=False):
+        """Builds the step function, which raises once a step is refused."""
+        if self.train_function is not None and not force:
+            return self.train_function
+        super().make_train_function(force=True)
+        step = self.train_function
+
+        def guarded_step(iterator):
+            logs = step(iterator)
+            refused = self.optimizer.ledger.num_refused()
+            if refused >= self.steps_per_execution:
+                self.optimizer.check_budget()
+            elif refused:
+                # The budget ended within one execution of several steps.
+                self.optimizer.ledger.take_refused()
+                self.stop_training = True
+            return logs
+
+        self.train_function = guarded_step
+        return self.train_function
+
+    def privacy_statement(self, delta: float):
+        """Returns what was spent by the steps that ran, on what assumptions.
+
+        Args:
+            delta: Probability in (0, 1); below 1 / num_examples.
+
+        Returns:
+            A `PrivacyStatement`; `print` it.
+
+        Raises:
+            ValueError: If the model is not compiled, or delta is out of range.
+        """
+        self._check_ready("privacy_statement")
+        return ledger.make_statement(
+            self.optimizer.ledger.entries(), delta=delta
+        )
+
+    def current_step_kind(self):
+        """Returns the ledger row and kind of the steps of the running fit."""
+        kind = self.optimizer.step_kind(self._private_phase.sampling)
+        return self.optimizer.ledger.row_of(kind), kind
+
+    def _default_batch_size(self, x):
+        if not fit_data.is_array_input(x):
+            return None
+        return self.optimizer.expected_batch_size or 32
+
+    def _check_ready(self, method: str):
+        optimizer = getattr(self, "optimizer", None)
+        if not getattr(self, "compiled", False) or optimizer is None:
+            raise ValueError(
+                f"model must be compiled before {method}(). Received: a model "
+                "that is not. Call model.compile(optimizer=tf_privacy.DPSGD("
+                "...), loss=...)."
+            )
+        if not isinstance(optimizer, dp_optimizer.DPOptimizer):
+            raise TypeError(
+                "optimizer must be a DP optimizer: this model is to train "
+                f"privately. Received: {type(optimizer).__name__}. Compile it "
+                "again with tf_privacy.DPSGD or another of them."
+            )
+        if not hasattr(self, "_private_phase"):
+            self._private_phase = _Phase()
+
+    @contextlib.contextmanager
+    def _phase(self, sampling, expected_batch_size):
+        """Counts the steps made within as of one kind."""
+        phase, optimizer = self._private_phase, self.optimizer
+        if expected_batch_size is not None:
+            optimizer.set_expected_batch_size(expected_batch_size)
+        elif optimizer.expected_batch_size is None:
+            raise ValueError(
+                "expected_batch_size must be given to the optimizer where the "
+                "batches are made by the caller. Received: None. It is what "
+                "the noised sum is divided by, and must not follow the batch."
+            )
+        outer = phase.sampling, int(ops.convert_to_numpy(phase.row.value))
+        phase.sampling = sampling
+        row, kind = self.current_step_kind()
+        ledger.limit_steps(optimizer, row, kind)
+        phase.row.assign(np.int32(row))
+        try:
+            yield
+        finally:
+            phase.sampling, row = outer
+            phase.row.assign(np.int32(row))
+            if row >= 0 and optimizer.budget is not None:
+                ledger.limit_steps(
+                    optimizer, row, optimizer.step_kind(phase.sampling)
+                )
