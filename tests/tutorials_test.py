@@ -26,7 +26,7 @@ def run_tutorial(script, folder, *arguments):
         env={**os.environ, "PYTHONPATH": str(ROOT), "KERAS_HOME": str(folder)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 

@@ -160,25 +160,38 @@ def _collect(node):
     found = []
     for child in node.children:
         found.extend(_collect(child))
+    if not found:
+        return []
+    rule = _find_rule(node)
+    if rule is not None and rule.covers_sublayers:
+        return [node]
     if all(n.splits_into_rows() for n in found):
         return found
     return [node]
 
 
-def _tapped_call(node) -> TappedCall:
+def _read_variables(node):
     variables = {}
     for below in node.subtree():
         variables.update(below.reads)
-    own = all(not n.reads for n in node.subtree() if n is not node)
-    rule = None
-    if own:
-        rule = rules.find_rule(
-            node.layer, tuple(variables.values()), node.input_shapes
-        )
+    return tuple(variables.values())
+
+
+def _find_rule(node):
+    rule = rules.find_rule(
+        node.layer, _read_variables(node), node.input_shapes
+    )
+    if rule is None or rule.covers_sublayers:
+        return rule
+    others = (n for n in node.subtree() if n is not node)
+    return None if any(n.reads for n in others) else rule
+
+
+def _tapped_call(node) -> TappedCall:
     return TappedCall(
         layer=node.layer,
-        rule=rule,
-        variables=tuple(variables.values()),
+        rule=_find_rule(node),
+        variables=_read_variables(node),
         is_row=node.is_row,
     )
 

@@ -65,6 +65,16 @@ def replaced_attribute(layer, name, value):
         vars(layer)[name] = before
 
 
+@contextlib.contextmanager
+def added_attribute(layer, name, value):
+    """Shadows a method of `layer`'s class for a while."""
+    vars(layer)[name] = value
+    try:
+        yield
+    finally:
+        del vars(layer)[name]
+
+
 class ObservedState(keras.StatelessScope):
     """A scope in which reads and updates of variables are reported.
 
@@ -186,4 +196,30 @@ def compute_logged_loss(model, x, y, y_pred, sample_weight):
     """Returns the loss of the whole batch, as Keras's own step reports it."""
     return model._compute_loss(
         x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+    )
+
+
+def run_recurrence(step, inputs, initial_state, mask, layer):
+    """Runs `step` over time, forwards, as a recurrent layer of Keras does.
+
+    Args:
+        step: `step(inputs[:, t], states) -> (output, states)`.
+        inputs: `[B, T, ...]`.
+        initial_state: A list of tensors.
+        mask: `[B, T]` bool, or None.
+        layer: The layer, for its settings.
+
+    Returns:
+        The last output, all outputs `[B, T, ...]`, and the last states.
+    """
+    return keras_backend.rnn(
+        step,
+        inputs,
+        initial_state,
+        go_backwards=False,
+        mask=mask,
+        unroll=layer.unroll,
+        input_length=inputs.shape[1],
+        zero_output_for_mask=layer.zero_output_for_mask,
+        return_all_outputs=True,
     )

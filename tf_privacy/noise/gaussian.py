@@ -3,9 +3,13 @@
 
 import dataclasses
 import hashlib
+import math
 import secrets
 import warnings
 from typing import Any
+
+import numpy as np
+from keras import ops
 
 from tf_privacy import _checks
 from tf_privacy.clipping import clipped_sum
@@ -64,9 +68,22 @@ class NoiseSource:
     def __reduce__(self):
         return NoiseSource, (self._seed,)
 
-    def normal(self, shape):
-        """Returns `shape` float32 independent standard normal values."""
-        return self._generator.normal(shape)
+    def normal(self, shapes):
+        """Returns independent standard normal values, in one draw.
+
+        Args:
+            shapes: A list of shapes.
+
+        Returns:
+            A list of float32 tensors of these shapes.
+        """
+        sizes = [math.prod(shape) for shape in shapes]
+        flat = self._generator.normal(sum(sizes))
+        ends = np.cumsum(sizes)
+        return [
+            ops.reshape(flat[end - size : end], shape)
+            for size, end, shape in zip(sizes, ends, shapes, strict=True)
+        ]
 
 
 def _warn_fixed(seed):
@@ -108,10 +125,10 @@ def add_noise(
             "tf_privacy.clipped_gradients(...)."
         )
     stddev = noise_multiplier * clipped.l2_sensitivity
+    noise = source.normal([tuple(v.shape) for v in clipped.variables])
     return NoisedSum(
         gradients=tuple(
-            g + stddev * source.normal(v.shape)
-            for g, v in zip(clipped.gradients, clipped.variables, strict=True)
+            g + stddev * z for g, z in zip(clipped.gradients, noise, strict=True)
         ),
         variables=clipped.variables,
         stddev=stddev,

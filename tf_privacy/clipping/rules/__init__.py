@@ -11,6 +11,7 @@ from tf_privacy.clipping.rules import dense
 from tf_privacy.clipping.rules import einsum_dense
 from tf_privacy.clipping.rules import embedding
 from tf_privacy.clipping.rules import normalization
+from tf_privacy.clipping.rules import recurrent
 from tf_privacy.clipping.rules import rule
 
 Rule = rule.Rule
@@ -21,6 +22,7 @@ _RULES = (
     embedding.EmbeddingRule(),
     einsum_dense.EinsumDenseRule(),
     normalization.NormalizationRule(),
+    recurrent.RecurrentRule(),
 )
 
 

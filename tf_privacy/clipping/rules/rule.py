@@ -10,7 +10,14 @@ from tf_privacy.clipping import keras_internals
 
 
 class Rule(abc.ABC):
-    """How one family of layers gives its per-unit gradients."""
+    """How one family of layers gives its per-unit gradients.
+
+    Attributes:
+        covers_sublayers: Whether the layer's weights belong to a sublayer (a
+            cell) that the rule covers with it.
+    """
+
+    covers_sublayers = False
 
     @abc.abstractmethod
     def supports(self, layer, variables, input_shapes) -> bool:
