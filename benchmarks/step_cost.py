@@ -18,9 +18,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 from absl import app
 from absl import flags
-from benchmarks import models
 
 import tf_privacy
+from benchmarks import models
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("models", list(models.WORKLOADS), "Which models to time.")
@@ -84,12 +84,8 @@ def _compare(name, batch_size):
     x, y = workload.make_batch(models.make_rng(), batch_size)
     batch = keras.tree.map_structure(keras.ops.convert_to_tensor, (x, y))
     steps = {
-        "plain": _make_step(
-            workload, batch, private=False, jit_compile=False
-        ),
-        "private": _make_step(
-            workload, batch, private=True, jit_compile=False
-        ),
+        "plain": _make_step(workload, batch, private=False, jit_compile=False),
+        "private": _make_step(workload, batch, private=True, jit_compile=False),
     }
     if FLAGS.xla:
         steps["xla"] = _make_step(

@@ -26,7 +26,7 @@ def read_command(marker):
 @pytest.mark.parametrize(
     "marker, extra, last",
     [
-        ("ci:main", "tutorials", "tutorials/mnist_dpsgd.py"),
+        ("ci:train", "tutorials", "tutorials/mnist_dpsgd.py"),
         ("ci:test", "test", "-m pytest"),
     ],
 )

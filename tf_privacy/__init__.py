@@ -6,6 +6,7 @@ Keras.
 """
 
 import importlib
+import sys
 
 __version__ = "0.1.0"
 
@@ -34,7 +35,12 @@ _MODULES = {
         "DPSGD",
     ),
     "sampling.poisson": ("PoissonSampling",),
-    "training.models": ("DPModel", "DPSequential", "privatize"),
+    "training.models": (
+        "DPModel",
+        "DPSequential",
+        "load_model",
+        "privatize",
+    ),
     "training.poisson_dataset": ("PoissonDataset",),
     "training.privacy_budget": ("PrivacyBudget",),
 }
@@ -55,3 +61,9 @@ def __getattr__(name: str):
 
 def __dir__():
     return sorted([*globals(), *__all__])
+
+
+# Keras finds the classes of a saved model only once they are registered. Where
+# Keras is loaded already, registering them costs nothing worth a delay.
+if "keras" in sys.modules:
+    importlib.import_module(f"{__name__}.training.models")

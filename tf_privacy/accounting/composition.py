@@ -82,6 +82,15 @@ class EpsilonCurve:
 
     The RDP of what was spent and of one step is computed once; each further
     question costs a few array operations (tens of microseconds).
+
+    Args:
+        spent: What ran before on the same data; may be empty.
+        noise_multiplier: Of the further steps; in [0.01, 1000].
+        sampling_probability: Of the further steps; in [1e-8, 1].
+        delta: Probability in (0, 1).
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
     def __init__(
@@ -92,17 +101,6 @@ class EpsilonCurve:
         sampling_probability: float,
         delta: float,
     ):
-        """Computes the curve of a step.
-
-        Args:
-            spent: What ran before on the same data; may be empty.
-            noise_multiplier: Of the further steps; in [0.01, 1000].
-            sampling_probability: Of the further steps; in [1e-8, 1].
-            delta: Probability in (0, 1).
-
-        Raises:
-            ValueError: If an argument is out of range.
-        """
         step = mechanism_lib.Mechanism(
             noise_multiplier=noise_multiplier,
             sampling_probability=sampling_probability,

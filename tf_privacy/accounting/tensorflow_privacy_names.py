@@ -197,7 +197,7 @@ def compute_dp_sgd_privacy_statement(
         for run in (once, sampled)
     )
     micro = "with" if used_microbatching else "without"
-    lines = [
+    return _fill(
         f"DP-SGD over {number_of_examples} examples with {batch_size} examples "
         f"per batch, noise_multiplier {noise_multiplier:g}, for {num_epochs:g} "
         f"epochs {micro} microbatching.",
@@ -213,7 +213,10 @@ def compute_dp_sgd_privacy_statement(
         f"independently, with probability {batch_size / number_of_examples:g}. "
         "Batches cut from a shuffled list are not drawn so; for them only the "
         "first figure holds.",
-    ]
+    )
+
+
+def _fill(*lines: str) -> str:
     return "\n".join(
         textwrap.fill(line, 80, subsequent_indent=" " * (4 * (line[0] == " ")))
         for line in lines

@@ -117,9 +117,7 @@ class _Observer:
         node.is_row = tuple(_is_row(leaf) for leaf in leaves)
         node.rows_out = all(_is_row(o) for o in keras.tree.flatten(outputs))
         node.input_shapes = tuple(
-            tuple(leaf.shape)
-            for leaf in leaves
-            if keras.ops.is_tensor(leaf)
+            tuple(leaf.shape) for leaf in leaves if keras.ops.is_tensor(leaf)
         )
         return outputs
 
@@ -178,9 +176,7 @@ def _read_variables(node):
 
 
 def _find_rule(node):
-    rule = rules.find_rule(
-        node.layer, _read_variables(node), node.input_shapes
-    )
+    rule = rules.find_rule(node.layer, _read_variables(node), node.input_shapes)
     if rule is None or rule.covers_sublayers:
         return rule
     others = (n for n in node.subtree() if n is not node)
@@ -199,9 +195,7 @@ def _tapped_call(node) -> TappedCall:
 def _loop_reason(nodes, calls, root, graph) -> str:
     if any(n is root for n in nodes) and not root.splits_into_rows():
         return "the model's outputs do not have one row for each example"
-    generic = [
-        n for n, c in zip(nodes, calls, strict=True) if c.rule is None
-    ]
+    generic = [n for n, c in zip(nodes, calls, strict=True) if c.rule is None]
     for node in generic:
         if any(n.seeded for n in node.subtree()):
             return (
@@ -222,8 +216,9 @@ def _trace(model, specs, observer):
     state = keras_internals.ObservedState(observer.on_read, observer.on_update)
 
     def run(inputs):
-        with state, keras_internals.intercepted_calls(
-            model, observer.intercept
+        with (
+            state,
+            keras_internals.intercepted_calls(model, observer.intercept),
         ):
             model(inputs, training=True)
 

@@ -198,6 +198,9 @@ def _as_tensors(structure):
 def compiled_loss(model):
     """Returns the loss that a model was compiled with, for one example.
 
+    Args:
+        model: A compiled `keras.Model`.
+
     Raises:
         ValueError: If it was compiled without one.
     """
@@ -214,6 +217,9 @@ def regularizer_gradients(model):
     """Returns the gradient of the weight regularisers for each variable.
 
     They see no data, so adding them after the noise costs no privacy.
+
+    Args:
+        model: A `keras.Model`.
 
     Returns:
         A list aligned with `model.trainable_variables`, or None if there is

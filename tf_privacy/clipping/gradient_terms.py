@@ -43,9 +43,26 @@ def _keep_rows(array, keep):
 
 
 def _scale_rows(array, factors):
-    return array * ops.reshape(
-        factors, (-1,) + (1,) * (len(array.shape) - 1)
-    )
+    return array * ops.reshape(factors, (-1,) + (1,) * (len(array.shape) - 1))
+
+
+def prefers_gram(num_positions: int | None, width: int, depth: int) -> bool:
+    """Returns whether a norm is cheaper from Gram matrices than from gradients.
+
+    Multiplications for each unit: T * T * (P + D) against T * P * D; the
+    gradients, once formed, save T * P * D in the sum but cost memory traffic
+    of P * D.
+
+    Args:
+        num_positions: T; None where unknown.
+        width: P, length of an input at one position.
+        depth: D, length of a cotangent at one position.
+    """
+    if width * depth > _MAX_INSTANTIATED:
+        return True
+    if num_positions is None:
+        return False
+    return num_positions**2 * (width + depth) < 4 * width * depth
 
 
 class Instantiated:
@@ -97,19 +114,8 @@ class OuterProduct:
         self._stack = None
 
     def _prefers_gram(self) -> bool:
-        """True if the norm is cheaper from Gram matrices than from the stack.
-
-        Multiplications for each unit: T * T * (P + D) against T * P * D, and
-        the stack, once formed, saves T * P * D in the sum but costs memory
-        traffic of P * D.
-        """
         num_positions, width = self._inputs.shape[1:]
-        depth = self._cotangents.shape[-1]
-        if width * depth > _MAX_INSTANTIATED:
-            return True
-        if num_positions is None:
-            return False
-        return num_positions**2 * (width + depth) < 4 * width * depth
+        return prefers_gram(num_positions, width, self._cotangents.shape[-1])
 
     def squared_norms(self):
         """Returns `[B]` float32, never below the true squared norms."""
@@ -174,7 +180,7 @@ class Gather:
     def squared_norms(self):
         """Returns `[B]` float32, never below the true squared norms.
 
-            sum over t, s with indices[t] == indices[s] of g[t] . g[s]
+        sum over t, s with indices[t] == indices[s] of g[t] . g[s]
         """
         if self._indices.shape[1] == 1:
             return _row_squared_norms(self._cotangents)

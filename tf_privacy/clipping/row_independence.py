@@ -23,6 +23,9 @@ _CHECKED = weakref.WeakKeyDictionary()
 def check_layers(model) -> None:
     """Raises if a model holds a layer that is known to mix examples.
 
+    Args:
+        model: A `keras.Model`.
+
     Raises:
         ValueError: If there is a BatchNormalization, trainable or not: in
             training it mixes the batch, and its moving statistics are taken
@@ -65,9 +68,7 @@ def check_model(model, x=None) -> None:
         x = keras.tree.map_structure(
             lambda t: keras.KerasTensor(t.shape, t.dtype), model._inputs_struct
         )
-    if any(
-        isinstance(t, keras.KerasTensor) for t in keras.tree.flatten(x)
-    ):
+    if any(isinstance(t, keras.KerasTensor) for t in keras.tree.flatten(x)):
         rows = keras.tree.map_structure(_make_up_rows, x)
     else:
         rows = keras.tree.map_structure(_take_rows, x)
@@ -154,8 +155,9 @@ def _run(model, rows):
             trace.append((layer, _first_rows(outputs)))
         return outputs
 
-    with keras.StatelessScope(), keras_internals.intercepted_calls(
-        model, intercept
+    with (
+        keras.StatelessScope(),
+        keras_internals.intercepted_calls(model, intercept),
     ):
         outputs = model(_as_tensors(rows), training=True)
     return _first_rows(outputs), trace

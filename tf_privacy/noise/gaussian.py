@@ -128,7 +128,8 @@ def add_noise(
     noise = source.normal([tuple(v.shape) for v in clipped.variables])
     return NoisedSum(
         gradients=tuple(
-            g + stddev * z for g, z in zip(clipped.gradients, noise, strict=True)
+            g + stddev * z
+            for g, z in zip(clipped.gradients, noise, strict=True)
         ),
         variables=clipped.variables,
         stddev=stddev,

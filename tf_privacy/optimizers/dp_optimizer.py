@@ -312,6 +312,9 @@ class DPOptimizer(keras.optimizers.Optimizer):
     def apply_gradients(self, grads_and_vars):
         """Refuses: gradients given this way were not clipped.
 
+        Args:
+            grads_and_vars: Anything.
+
         Raises:
             TypeError: Always.
         """
@@ -323,6 +326,11 @@ class DPOptimizer(keras.optimizers.Optimizer):
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):
         """Refuses: the noise and the ledger are state.
+
+        Args:
+            optimizer_variables: Anything.
+            grads: Anything.
+            trainable_variables: Anything.
 
         Raises:
             TypeError: Always.

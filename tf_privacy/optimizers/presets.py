@@ -40,7 +40,9 @@ def _make_preset(name: str, keras_class):
         try:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{name}: {error}. Signature: {signature}") from None
+            raise TypeError(
+                f"{name}: {error}. Signature: {signature}"
+            ) from None
         arguments = dict(bound.arguments)
         arguments.pop("self")
         dp = {k: arguments.pop(k) for k in list(arguments) if k in _DP_NAMES}

@@ -13,6 +13,8 @@ import secrets
 import numpy as np
 from keras import ops
 
+from tf_privacy.clipping.backend import backend
+
 _CAPACITY = 512
 _COLUMNS = (
     "run",  # Which optimizer object counted; 0 marks an unused row.
@@ -100,6 +102,9 @@ class StepLedger:
     def row_of(self, kind: StepKind) -> int:
         """Returns the row that counts steps of `kind`, made if need be.
 
+        Args:
+            kind: What the steps are.
+
         Raises:
             ValueError: If there are more kinds of steps than rows.
         """
@@ -117,7 +122,8 @@ class StepLedger:
             budgeted = np.any(table[table[:, 0] > 0, _LIMIT] < NO_LIMIT)
             limit = 0.0 if budgeted else NO_LIMIT
             table[row] = (self._run, *kind._key(), 0.0, limit)
-            self._table.assign(table)
+            with backend.outside_of_graph():
+                self._table.assign(table)
             self._rows[kind] = row
         return self._rows[kind]
 
@@ -190,7 +196,8 @@ class StepLedger:
 
     def to_numpy(self) -> np.ndarray:
         """Returns a copy of the table."""
-        return np.array(ops.convert_to_numpy(self._table.value), np.float64)
+        with backend.outside_of_graph():
+            return np.array(ops.convert_to_numpy(self._table.value), np.float64)
 
     def merge(self, other: np.ndarray) -> None:
         """Takes in a saved table; no step that ran is forgotten.

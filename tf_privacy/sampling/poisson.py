@@ -59,4 +59,6 @@ def make_rng(seed: int | None = None) -> np.random.Generator:
             it knows who was in which batch, and the amplification is lost.
     """
     entropy = secrets.randbits(256) if seed is None else seed
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+    return np.random.Generator(
+        np.random.Philox(np.random.SeedSequence(entropy))
+    )

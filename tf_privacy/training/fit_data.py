@@ -130,23 +130,9 @@ def _from_arrays(
     batch_size = _checks.check_real("batch_size", batch_size, above=0.0)
     num_examples = num_rows
     if validation_split and validation_data is None:
-        validation_split = _checks.check_real(
-            "validation_split", validation_split, above=0.0, below=1.0
+        num_examples, validation_data = _split(
+            (x, y, sample_weight), num_rows, validation_split
         )
-        num_examples = int(num_rows * (1.0 - validation_split))
-        if not 0 < num_examples < num_rows:
-            raise ValueError(
-                "validation_split must leave rows on both sides. Received: "
-                f"{validation_split} of {num_rows} rows. Choose another."
-            )
-        validation_data = tuple(
-            keras.tree.map_structure(
-                lambda a: None if a is None else np.asarray(a[num_examples:]),
-                (x, y, sample_weight),
-            )
-        )
-        if sample_weight is None:
-            validation_data = validation_data[:2]
     dataset = poisson_dataset.PoissonDataset(
         x,
         y,
@@ -165,6 +151,26 @@ def _from_arrays(
         ),
         labels=y,
     )
+
+
+def _split(arrays, num_rows, validation_split):
+    """Returns how many rows train, and the other ones as validation data."""
+    validation_split = _checks.check_real(
+        "validation_split", validation_split, above=0.0, below=1.0
+    )
+    num_examples = int(num_rows * (1.0 - validation_split))
+    if not 0 < num_examples < num_rows:
+        raise ValueError(
+            "validation_split must leave rows on both sides. Received: "
+            f"{validation_split} of {num_rows} rows. Choose another."
+        )
+    held_out = tuple(
+        keras.tree.map_structure(
+            lambda a: None if a is None else np.asarray(a[num_examples:]),
+            arrays,
+        )
+    )
+    return num_examples, held_out[:2] if held_out[2] is None else held_out
 
 
 def _as_floatx(array):

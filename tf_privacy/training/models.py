@@ -7,6 +7,7 @@ import keras
 
 from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import row_independence
+from tf_privacy.optimizers import presets  # noqa: F401 (registers them)
 from tf_privacy.training import private_training
 
 _PACKAGE = "tf_privacy"
@@ -114,4 +115,30 @@ def privatize(model):
             )
     row_independence.check_layers(model)
     model.__class__ = _private_class(type(model))
+    return model
+
+
+def load_model(path, custom_objects=None):
+    """Returns a saved private model, with its optimizer and its ledger.
+
+    `keras.models.load_model`, after the classes of this library are known to
+    Keras.
+
+    Args:
+        path: Of a `.keras` file.
+        custom_objects: As in Keras.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If the file holds a model that is not private.
+    """
+    model = keras.models.load_model(path, custom_objects=custom_objects)
+    if not isinstance(model, private_training.PrivateTraining):
+        raise ValueError(
+            "path must be a private model's. Received: a plain "
+            f"{type(model).__name__}. Load it with keras.models.load_model, "
+            "then tf_privacy.privatize it."
+        )
     return model

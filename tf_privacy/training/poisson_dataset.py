@@ -118,13 +118,14 @@ def _has_rows(leaf) -> bool:
     if hasattr(leaf, "iloc"):
         return True
     shape = getattr(leaf, "shape", None)
-    return (
-        shape is not None and len(shape) > 0 and hasattr(leaf, "__getitem__")
-    )
+    return shape is not None and len(shape) > 0 and hasattr(leaf, "__getitem__")
 
 
 def as_source(leaf):
     """Returns an indexable source for one array; None for None.
+
+    Args:
+        leaf: An array, a tensor, a data frame, an h5py data set, or None.
 
     Raises:
         TypeError: If it has no rows to index.
@@ -145,6 +146,9 @@ def as_source(leaf):
 
 def check_lengths(structure) -> int:
     """Returns the number of rows that all arrays share.
+
+    Args:
+        structure: A structure of arrays; None leaves do not count.
 
     Raises:
         ValueError: If lengths differ or are 0.

@@ -164,10 +164,7 @@ class PrivateTraining:
             validation_split=validation_split,
             validation_data=validation_data,
         )
-        if source.example_rows is not None:
-            fit_data.check_labels(self, source.labels)
-            keras_internals.build_for(self, source.example_rows)
-            row_independence.check_model(self, source.example_rows)
+        self._check_source(source)
         with self._phase(source.sampling, source.expected_batch_size):
             return super().fit(
                 x=source.x,
@@ -311,6 +308,13 @@ class PrivateTraining:
         """Returns the ledger row and kind of the steps of the running fit."""
         kind = self.optimizer.step_kind(self._private_phase.sampling)
         return self.optimizer.ledger.row_of(kind), kind
+
+    def _check_source(self, source):
+        """Checks model and labels on what `fit` was given, before any work."""
+        if source.example_rows is not None:
+            fit_data.check_labels(self, source.labels)
+            keras_internals.build_for(self, source.example_rows)
+            row_independence.check_model(self, source.example_rows)
 
     def _default_batch_size(self, x):
         if not fit_data.is_array_input(x):

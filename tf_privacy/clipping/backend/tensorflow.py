@@ -107,9 +107,7 @@ def map_row_gradients(function, rows, cotangents, variables):
         # after the other gives the same numbers; an error of the layer itself
         # is raised again here.
         signature = [tf.TensorSpec(v.shape, tf.float32) for v in variables]
-        return tf.map_fn(
-            row_gradients, operands, fn_output_signature=signature
-        )
+        return tf.map_fn(row_gradients, operands, fn_output_signature=signature)
 
 
 def densify(tensor):

@@ -2,6 +2,7 @@
 """Conv1D, Conv2D, Conv3D: a matrix product on patches of the input."""
 
 import itertools
+import math
 
 import keras
 from keras import ops
@@ -11,6 +12,10 @@ from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping.rules import rule
 
 _LAYERS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+
+# Measured on 2 CPU cores: with fewer input channels the products for single
+# places of the kernel are too small, and one product on patches is faster.
+_MIN_CHANNELS = 16
 
 
 class ConvolutionRule(rule.Rule):
@@ -41,13 +46,7 @@ class ConvolutionRule(rule.Rule):
         if layer.data_format == "channels_first":
             inputs = _channels_last(inputs)
             cotangent = _channels_last(cotangent)
-        patches = _extract_patches(layer, inputs)
-        cotangents = rule.to_positions(cotangent)
-        shape = layer._kernel.shape
-        if layer.groups == 1:
-            term = gradient_terms.OuterProduct(patches, cotangents, shape)
-        else:
-            term = _grouped_term(patches, cotangents, shape, layer.groups)
+        term = _kernel_term(layer, inputs, rule.to_positions(cotangent))
         pairs = [(layer._kernel, term)]
         if layer.bias is not None:
             pairs.append(
@@ -74,10 +73,34 @@ def _padding(layer, axis: int, size: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def _extract_patches(layer, inputs):
-    """Returns `[B, T, K * C]`: what the kernel sees at each position.
+def _kernel_term(layer, inputs, cotangents):
+    """Returns the kernel's term, in the form that is cheapest for its shape."""
+    *kernel_size, in_channels, filters = shape = layer._kernel.shape
+    width = math.prod(kernel_size) * in_channels
+    windows = _extract_windows(layer, inputs)
+    if layer.groups > 1:
+        return _grouped_term(windows, cotangents, shape, layer.groups)
+    few_channels = in_channels < _MIN_CHANNELS
+    if few_channels or gradient_terms.prefers_gram(
+        cotangents.shape[1], width, filters
+    ):
+        patches = rule.to_positions(ops.concatenate(windows, axis=-1))
+        return gradient_terms.OuterProduct(patches, cotangents, shape)
+    # One product for each place in the kernel: the patches, kernel_size times
+    # as large as the input, never exist.
+    parts = [
+        ops.einsum("btp,btd->bpd", rule.to_positions(window), cotangents)
+        for window in windows
+    ]
+    return gradient_terms.Instantiated(
+        ops.reshape(ops.stack(parts, axis=1), (-1, *shape))
+    )
 
-    Channels vary fastest, then the kernel's last axis: the kernel's own order.
+
+def _extract_windows(layer, inputs):
+    """Returns the input as each place of the kernel sees it.
+
+    A list, the kernel's last axis fastest, of `[B, *output_size, C]`.
     """
     spatial = inputs.shape[1:-1]
     pads = [_padding(layer, axis, size) for axis, size in enumerate(spatial)]
@@ -86,36 +109,28 @@ def _extract_patches(layer, inputs):
     for axis, size in enumerate(spatial):
         dilation, stride = layer.dilation_rate[axis], layer.strides[axis]
         kernel_size = layer.kernel_size[axis]
-        reach = (kernel_size - 1) * dilation
-        last = size + sum(pads[axis]) - reach
+        last = size + sum(pads[axis]) - (kernel_size - 1) * dilation
         slices.append(
             [
                 slice(i * dilation, i * dilation + last, stride)
                 for i in range(kernel_size)
             ]
         )
-    windows = [
+    return [
         padded[(slice(None), *offsets)]
         for offsets in itertools.product(*slices)
     ]
-    return rule.to_positions(ops.concatenate(windows, axis=-1))
 
 
-def _grouped_term(patches, cotangents, shape, groups: int):
+def _grouped_term(windows, cotangents, shape, groups: int):
     """Returns the kernel's term where output groups see their own inputs."""
-    *kernel_size, in_group, filters = shape
-    offsets = 1
-    for size in kernel_size:
-        offsets *= size
-    num_positions = patches.shape[1]
+    in_group, filters = shape[-2:]
+    num_positions = cotangents.shape[1]
     out_group = filters // groups
     patches = ops.reshape(
-        patches, (-1, num_positions, offsets, groups, in_group)
+        ops.stack([rule.to_positions(w) for w in windows], axis=2),
+        (-1, num_positions, len(windows), groups, in_group),
     )
-    cotangents = ops.reshape(
-        cotangents, (-1, num_positions, groups, out_group)
-    )
+    cotangents = ops.reshape(cotangents, (-1, num_positions, groups, out_group))
     stack = ops.einsum("btkgi,btgo->bkigo", patches, cotangents)
-    return gradient_terms.Instantiated(
-        ops.reshape(stack, (-1, *shape))
-    )
+    return gradient_terms.Instantiated(ops.reshape(stack, (-1, *shape)))

@@ -114,6 +114,4 @@ def bias_term(cotangent, shape):
         if size == 1 and cotangent.shape[axis] != 1
     )
     total = ops.sum(cotangent, axis=axes) if axes else cotangent
-    return gradient_terms.Instantiated(
-        ops.reshape(total, (-1,) + tuple(shape))
-    )
+    return gradient_terms.Instantiated(ops.reshape(total, (-1,) + tuple(shape)))

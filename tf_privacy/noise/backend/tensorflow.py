@@ -29,6 +29,9 @@ class CounterGenerator:
         Box-Muller on 32-bit integers: two thirds of the time of TensorFlow's
         own normal on a CPU, and a tail up to 6.7 standard deviations where 23
         random bits end at 5.6.
+
+        Args:
+            num_values: How many.
         """
         half = (num_values + 1) // 2
         bits = self._generator.uniform_full_int((2, half), dtype=tf.int32)
