@@ -29,9 +29,15 @@ _MAX_INSTANTIATED = 2**22
 
 def _row_squared_norms(array):
     """Returns `[B]` upper bounds on each row's squared L2 norm."""
-    axes = tuple(range(1, len(array.shape)))
     entries = math.prod(d or 1 for d in array.shape[1:])
-    return ops.sum(ops.square(array), axis=axes) + entries * _FLUSHED_SQUARE
+    if None in array.shape[1:]:
+        axes = tuple(range(1, len(array.shape)))
+        return ops.sum(ops.square(array), axis=axes) + entries * _FLUSHED_SQUARE
+    # A product of matrices reads the rows once; squaring them first would
+    # write them out again, at four times the time on a CPU.
+    flat = ops.reshape(array, (-1, 1, entries))
+    squares = ops.matmul(flat, ops.reshape(flat, (-1, entries, 1)))
+    return squares[:, 0, 0] + entries * _FLUSHED_SQUARE
 
 
 def _keep_rows(array, keep):
@@ -95,6 +101,37 @@ class Instantiated:
     def instantiate(self):
         """Returns the gradients, `[B, *shape]`."""
         return self._gradients
+
+
+class Rearranged:
+    """Gradients that another term gives in another arrangement.
+
+    Args:
+        term: The term; its norms are those of the gradients.
+        arrange: Maps `[N, *shape of the term]` to `[N, *variable.shape]`
+            without changing any entry.
+    """
+
+    def __init__(self, term, arrange):
+        self._term = term
+        self._arrange = arrange
+
+    def squared_norms(self):
+        """Returns `[B]` float32 squared norms."""
+        return self._term.squared_norms()
+
+    def weighted_sum(self, factors, keep=None):
+        """Returns `sum_b factors[b] * gradients[b]`, of the variable's shape.
+
+        Args:
+            factors: `[B]` float32.
+            keep: `[B]` bool or None, as for the other terms.
+        """
+        return self._arrange(self._term.weighted_sum(factors, keep)[None])[0]
+
+    def instantiate(self):
+        """Returns the gradients, `[B, *shape]`."""
+        return self._arrange(self._term.instantiate())
 
 
 class OuterProduct:
@@ -187,7 +224,7 @@ class Gather:
         same = ops.equal(self._indices[:, :, None], self._indices[:, None, :])
         cotangents = self._cotangents
         gram = ops.matmul(cotangents, ops.swapaxes(cotangents, 1, 2))
-        total = ops.sum(gram * ops.cast(same, gram.dtype), axis=(1, 2))
+        total = ops.einsum("bts,bts->b", gram, ops.cast(same, gram.dtype))
         return _with_round_off(total, _position_norms(cotangents))
 
     def weighted_sum(self, factors, keep=None):
@@ -247,7 +284,7 @@ def _gram_squared_norms(inputs, cotangents):
     """Returns `[B]`: sum_{t,s} (a[t] . a[s]) (g[t] . g[s]), rounded up."""
     gram_a = ops.matmul(inputs, ops.swapaxes(inputs, 1, 2))
     gram_g = ops.matmul(cotangents, ops.swapaxes(cotangents, 1, 2))
-    total = ops.sum(gram_a * gram_g, axis=(1, 2))
+    total = ops.einsum("bts,bts->b", gram_a, gram_g)
     sizes = _position_norms(inputs) * _position_norms(cotangents)
     return _with_round_off(total, sizes)
 

@@ -146,6 +146,25 @@ def uses_own_call(layer, keras_class) -> bool:
     )
 
 
+_CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+
+
+def is_convolution(layer) -> bool:
+    """True for the convolutions of Keras and classes derived from them."""
+    return isinstance(layer, _CONVOLUTIONS)
+
+
 def get_keras_mask(tensor):
     """Returns the mask that a layer left on its output, or None."""
     return keras_backend.get_keras_mask(tensor)

@@ -197,7 +197,12 @@ def _generic_terms(record, cotangents):
             if _is_float(o)
         ]
 
-    gradients = backend.map_row_gradients(
+    row_gradients = (
+        backend.loop_row_gradients
+        if keras_internals.is_convolution(record.call.layer)
+        else backend.map_row_gradients
+    )
+    gradients = row_gradients(
         recompute, (rows, masks), cotangents, record.call.variables
     )
     return [

@@ -82,6 +82,43 @@ def map_row_gradients(function, rows, cotangents, variables):
     Returns:
         A list of `[B, *variable.shape]` float32.
     """
+    row_gradients = _make_row_gradients(function, variables)
+    operands = (rows, cotangents)
+    try:
+        return tf.vectorized_map(row_gradients, operands, warn=False)
+    except (NotImplementedError, TypeError, ValueError):
+        # TensorFlow cannot vectorise some gradients of nested loops. One row
+        # after the other gives the same numbers; an error of the layer itself
+        # is raised again here.
+        return loop_row_gradients(function, rows, cotangents, variables)
+
+
+def loop_row_gradients(function, rows, cotangents, variables):
+    """Returns what `map_row_gradients` does, by a loop over the rows.
+
+    The faster way where an operation is itself well parallelised for one row
+    and has no vectorised gradient, as convolutions on a CPU.
+
+    Args:
+        function: As for `map_row_gradients`.
+        rows: As for `map_row_gradients`.
+        cotangents: As for `map_row_gradients`.
+        variables: As for `map_row_gradients`.
+
+    Returns:
+        A list of `[B, *variable.shape]` float32.
+    """
+    return tf.map_fn(
+        _make_row_gradients(function, variables),
+        (rows, cotangents),
+        fn_output_signature=[
+            tf.TensorSpec(v.shape, tf.float32) for v in variables
+        ],
+        parallel_iterations=32,
+    )
+
+
+def _make_row_gradients(function, variables):
     values = [tf.convert_to_tensor(v.value) for v in variables]
 
     def row_gradients(row_and_cotangents):
@@ -99,15 +136,7 @@ def map_row_gradients(function, rows, cotangents, variables):
         )
         return [tf.cast(densify(g), tf.float32) for g in gradients]
 
-    operands = (rows, cotangents)
-    try:
-        return tf.vectorized_map(row_gradients, operands, warn=False)
-    except (NotImplementedError, TypeError, ValueError):
-        # TensorFlow cannot vectorise some gradients of nested loops. One row
-        # after the other gives the same numbers; an error of the layer itself
-        # is raised again here.
-        signature = [tf.TensorSpec(v.shape, tf.float32) for v in variables]
-        return tf.map_fn(row_gradients, operands, fn_output_signature=signature)
+    return row_gradients
 
 
 def densify(tensor):

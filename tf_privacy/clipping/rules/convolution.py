@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conv1D, Conv2D, Conv3D: a matrix product on patches of the input."""
+"""Conv1D, Conv2D, Conv3D.
+
+Measured on 2 CPU cores, against the gradient of the kernel summed over a batch
+of 256: a loop over the examples with the library's own filter gradient costs
+0.8 to 1.6 times as much, batched products on patches of the input 2 to 5 times.
+"""
 
 import itertools
 import math
@@ -9,17 +14,14 @@ from keras import ops
 
 from tf_privacy.clipping import gradient_terms
 from tf_privacy.clipping import keras_internals
+from tf_privacy.clipping.backend import backend
 from tf_privacy.clipping.rules import rule
 
 _LAYERS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
-# Measured on 2 CPU cores: with fewer input channels the products for single
-# places of the kernel are too small, and one product on patches is faster.
-_MIN_CHANNELS = 16
-
 
 class ConvolutionRule(rule.Rule):
-    """The kernel's gradient as outer products of patches and cotangents."""
+    """The kernel's gradient by a loop over examples, or as outer products."""
 
     def supports(self, layer, variables, input_shapes) -> bool:
         """True for ConvND on inputs of known spatial size."""
@@ -43,10 +45,9 @@ class ConvolutionRule(rule.Rule):
         """Returns the kernel's and the bias's terms."""
         (cotangent,) = cotangents
         inputs = ops.cast(saved, "float32")
+        term = _kernel_term(layer, inputs, cotangent)
         if layer.data_format == "channels_first":
-            inputs = _channels_last(inputs)
             cotangent = _channels_last(cotangent)
-        term = _kernel_term(layer, inputs, rule.to_positions(cotangent))
         pairs = [(layer._kernel, term)]
         if layer.bias is not None:
             pairs.append(
@@ -73,28 +74,57 @@ def _padding(layer, axis: int, size: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def _kernel_term(layer, inputs, cotangents):
+def _kernel_term(layer, inputs, cotangent):
     """Returns the kernel's term, in the form that is cheapest for its shape."""
-    *kernel_size, in_channels, filters = shape = layer._kernel.shape
-    width = math.prod(kernel_size) * in_channels
-    windows = _extract_windows(layer, inputs)
-    if layer.groups > 1:
-        return _grouped_term(windows, cotangents, shape, layer.groups)
-    few_channels = in_channels < _MIN_CHANNELS
-    if few_channels or gradient_terms.prefers_gram(
-        cotangents.shape[1], width, filters
+    filters = layer._kernel.shape[-1]
+    width = math.prod(layer._kernel.shape[:-1])
+    num_positions = math.prod(_spatial(layer, cotangent))
+    if layer.groups == 1 and not gradient_terms.prefers_gram(
+        num_positions, width, filters
     ):
-        patches = rule.to_positions(ops.concatenate(windows, axis=-1))
-        return gradient_terms.OuterProduct(patches, cotangents, shape)
-    # One product for each place in the kernel: the patches, kernel_size times
-    # as large as the input, never exist.
-    parts = [
-        ops.einsum("btp,btd->bpd", rule.to_positions(window), cotangents)
-        for window in windows
-    ]
-    return gradient_terms.Instantiated(
-        ops.reshape(ops.stack(parts, axis=1), (-1, *shape))
+        return _looped_term(layer, inputs, cotangent)
+    if layer.data_format == "channels_first":
+        inputs = _channels_last(inputs)
+        cotangent = _channels_last(cotangent)
+    windows = _extract_windows(layer, inputs)
+    cotangents = rule.to_positions(cotangent)
+    if layer.groups > 1:
+        return _grouped_term(
+            windows, cotangents, layer._kernel.shape, layer.groups
+        )
+    patches = rule.to_positions(ops.concatenate(windows, axis=-1))
+    return gradient_terms.OuterProduct(patches, cotangents, layer._kernel.shape)
+
+
+def _spatial(layer, array):
+    if layer.data_format == "channels_first":
+        return array.shape[2:]
+    return array.shape[1:-1]
+
+
+def _looped_term(layer, inputs, cotangent):
+    """Returns the kernel's term from one convolution for each example."""
+
+    def convolve(row):
+        row = row[None]
+        padding = layer.padding
+        if padding == "causal":
+            row = ops.pad(row, layer._compute_causal_padding())
+            padding = "valid"
+        outputs = ops.conv(
+            row,
+            layer._kernel,
+            strides=list(layer.strides),
+            padding=padding,
+            dilation_rate=layer.dilation_rate,
+            data_format=layer.data_format,
+        )
+        return [outputs[0]]
+
+    (stack,) = backend.loop_row_gradients(
+        convolve, inputs, [cotangent], [layer._kernel]
     )
+    return gradient_terms.Instantiated(stack)
 
 
 def _extract_windows(layer, inputs):

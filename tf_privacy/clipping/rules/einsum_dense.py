@@ -104,8 +104,8 @@ class EinsumDenseRule(rule.Rule):
         if axes.kernel != axes.width + axes.depth:
             order = axes.width + axes.depth
             permutation = (0,) + tuple(order.index(c) + 1 for c in axes.kernel)
-            term = gradient_terms.Instantiated(
-                ops.transpose(term.instantiate(), permutation)
+            term = gradient_terms.Rearranged(
+                term, lambda stack: ops.transpose(stack, permutation)
             )
         pairs = [(layer._kernel, term)]
         if layer.bias is not None:
