@@ -348,6 +348,52 @@ def test_cancellation_never_hides_the_norm_of_a_table(depth):
     assert worst <= 1 + 1e-5
 
 
+def ratio_to_truth(term, stack_norms):
+    got = np.sqrt(term.squared_norms().numpy().astype("f8"))
+    return np.min(got / stack_norms)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("entries", [1000, 10**5, 10**6 + 3, 2**22])
+def test_round_off_of_many_entries_hides_no_norm(entries, constant):
+    # A running sum in float32 loses what is small beside it.
+    rng = np.random.default_rng(0)
+    rows = np.full((2, entries), 0.1) if constant else rng.normal(
+        size=(2, entries)
+    )
+    rows = rows.astype("f4")
+    norms = np.linalg.norm(rows.astype("f8"), axis=1)
+    term = gradient_terms.Instantiated(tf.constant(rows))
+    assert ratio_to_truth(term, norms) >= 1 - 1e-5
+    one = gradient_terms.OuterProduct(
+        tf.constant(rows[:, None]), tf.ones((2, 1, 1)), (entries, 1)
+    )
+    assert ratio_to_truth(one, norms) >= 1 - 1e-5
+
+
+@pytest.mark.parametrize("num_positions", [100, 700])
+def test_round_off_of_many_positions_hides_no_norm(num_positions):
+    rng = np.random.default_rng(0)
+    steps = 0.3 + 0.1 * rng.normal(size=(2, num_positions, 3))
+    steps = steps.astype("f4")
+    norms = np.linalg.norm(steps.astype("f8").sum(axis=1), axis=1)
+    table = gradient_terms.Gather(
+        tf.zeros((2, num_positions), tf.int32), tf.constant(steps), 4
+    )
+    assert ratio_to_truth(table, norms) >= 1 - 1e-5
+    inputs = np.full((2, num_positions, 2100), 0.1, "f4")
+    depth = rng.normal(size=(2000,)) * 0.1
+    cotangents = (steps[..., :1] * depth).astype("f4")
+    outer = gradient_terms.OuterProduct(
+        tf.constant(inputs), tf.constant(cotangents), (2100, 2000)
+    )
+    assert outer._prefers_gram()
+    total = cotangents.astype("f8").sum(axis=1)
+    norms = np.linalg.norm(total, axis=1) * np.sqrt(2100.0)
+    norms = norms * float(np.float32(0.1))
+    assert ratio_to_truth(outer, norms) >= 1 - 1e-5
+
+
 def test_norms_of_ordinary_rows_are_not_raised():
     # The allowances for underflow and round-off cost no accuracy.
     for shape in [(20, 1, 30, 20), (20, 4, 30, 20), (20, 30, 4, 5)]:

@@ -53,10 +53,12 @@ class CallPlan:
         calls: Place -> tapped call.
         loop_reason: If not empty, why only a loop over single examples will
             do; `calls` is empty then.
+        is_confirmed: Whether the generic calls were seen to be recomputable.
     """
 
     calls: dict[tuple[int, ...], TappedCall]
     loop_reason: str = ""
+    is_confirmed: bool = False
 
 
 class _Node:
@@ -271,13 +273,28 @@ def plan_calls(model, inputs) -> CallPlan:
         ValueError: If a layer changes its state from the data or adds a loss
             that depends on the data.
     """
+    plans = _PLANS.setdefault(model, {})
+    key = _plan_key(model, inputs)
+    if key not in plans:
+        plans[key] = _make_plan(model, inputs)
+    return plans[key]
+
+
+def keep_plan(model, inputs, plan: CallPlan) -> None:
+    """Makes `plan_calls` return `plan` from now on.
+
+    Args:
+        model: As for `plan_calls`.
+        inputs: As for `plan_calls`.
+        plan: The plan.
+    """
+    _PLANS.setdefault(model, {})[_plan_key(model, inputs)] = plan
+
+
+def _plan_key(model, inputs):
     leaves = keras.tree.flatten(inputs)
-    key = (
+    return (
         tuple(id(v) for v in model.trainable_variables),
         tuple((tuple(t.shape[1:]), keras.ops.dtype(t)) for t in leaves),
         repr(keras.tree.map_structure(lambda t: 0, inputs)),
     )
-    plans = _PLANS.setdefault(model, {})
-    if key not in plans:
-        plans[key] = _make_plan(model, inputs)
-    return plans[key]

@@ -8,9 +8,9 @@ import keras
 from keras import ops
 
 from tf_privacy import _checks
-from tf_privacy.clipping import call_plan
 from tf_privacy.clipping import clipped_sum
 from tf_privacy.clipping import keras_internals
+from tf_privacy.clipping import plan_check
 from tf_privacy.clipping import row_independence
 from tf_privacy.clipping import single_examples
 from tf_privacy.clipping import taps
@@ -88,7 +88,7 @@ def clipped_gradients(
             f"{model.name!r}. Set `trainable = True` on what is to be trained."
         )
     row_independence.check_once(model, x)
-    plan = call_plan.plan_calls(model, x)
+    plan = plan_check.confirmed_plan(model, x)
     if plan.loop_reason:
         gradients, y_pred, squared = single_examples.loop_clipped_sum(
             model, x, y, sample_weight, loss=loss, l2_norm_clip=l2_norm_clip

@@ -3,8 +3,8 @@
 
 import keras
 
-from tf_privacy.clipping import call_plan
 from tf_privacy.clipping import keras_internals
+from tf_privacy.clipping import plan_check
 
 
 def explain_clipping(model, x) -> str:
@@ -24,7 +24,7 @@ def explain_clipping(model, x) -> str:
     """
     x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
     keras_internals.build_for(model, x)
-    plan = call_plan.plan_calls(model, x)
+    plan = plan_check.confirmed_plan(model, x)
     if plan.loop_reason:
         return f"single examples: {plan.loop_reason}"
     lines = [f"{'layer':<32} {'type':<24} {'path':<10} {'weights':>10}"]

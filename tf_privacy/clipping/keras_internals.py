@@ -138,10 +138,13 @@ def is_rematerialized(layer) -> bool:
 
 
 def uses_own_call(layer, keras_class) -> bool:
-    """True if `layer` computes exactly what `keras_class` computes."""
+    """True if `layer` computes exactly what `keras_class` computes.
+
+    A subclass may not: it can change `call` or anything that `call` uses.
+    """
     return (
-        type(layer).call is keras_class.call
-        and type(layer).__call__ is keras.layers.Layer.__call__
+        type(layer) is keras_class
+        and "call" not in vars(layer)
         and getattr(layer, "quantization_mode", None) is None
     )
 

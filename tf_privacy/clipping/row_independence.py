@@ -68,12 +68,8 @@ def check_model(model, x=None) -> None:
         x = keras.tree.map_structure(
             lambda t: keras.KerasTensor(t.shape, t.dtype), model._inputs_struct
         )
-    if any(isinstance(t, keras.KerasTensor) for t in keras.tree.flatten(x)):
-        rows = keras.tree.map_structure(_make_up_rows, x)
-    else:
-        rows = keras.tree.map_structure(_take_rows, x)
     with backend.outside_of_graph():
-        _compare(model, rows)
+        _compare(model, _sample_rows(x))
     _CHECKED[model] = _fingerprint(model)
 
 
@@ -89,17 +85,41 @@ def check_once(model, x) -> None:
     if backend.is_eager():
         check_model(model, x)
         return
-    specs = keras.tree.map_structure(
-        lambda t: keras.KerasTensor(t.shape, ops.dtype(t)), x
-    )
     try:
-        check_model(model, specs)
+        check_model(model, _as_specs(x))
     except (TypeError, LookupError, ArithmeticError, RuntimeError) as error:
         raise ValueError(
             "model must run on made-up inputs to be checked for layers that "
             f"mix examples. Received: {error!r}. Call "
             "tf_privacy.check_model(model, x) on a few real rows first."
         ) from error
+
+
+def sample_rows(x):
+    """Returns a few rows as tensors outside of any graph.
+
+    Args:
+        x: A structure of tensors `[B, ...]`; in a graph values are made up for
+            their shapes.
+
+    Returns:
+        A structure of tensors of 7 rows.
+    """
+    rows = _sample_rows(x if backend.is_eager() else _as_specs(x))
+    with backend.outside_of_graph():
+        return _as_tensors(rows)
+
+
+def _as_specs(x):
+    return keras.tree.map_structure(
+        lambda t: keras.KerasTensor(t.shape, ops.dtype(t)), x
+    )
+
+
+def _sample_rows(x):
+    if any(isinstance(t, keras.KerasTensor) for t in keras.tree.flatten(x)):
+        return keras.tree.map_structure(_make_up_rows, x)
+    return keras.tree.map_structure(_take_rows, x)
 
 
 def _fingerprint(model):

@@ -49,11 +49,16 @@ class TapRecorder:
         self._depth_in_tapped = 0
         self.records = []
 
-    def run(self, model, inputs):
-        """Returns the model's outputs in training mode."""
-        state = keras_internals.ObservedState(
-            self._on_read, keras_internals.assign_directly
-        )
+    def run(self, model, inputs, on_update=keras_internals.assign_directly):
+        """Returns the model's outputs in training mode.
+
+        Args:
+            model: The planned model.
+            inputs: A structure of tensors `[B, ...]`.
+            on_update: What to do with an update of the state of a random
+                generator.
+        """
+        state = keras_internals.ObservedState(self._on_read, on_update)
         with state, keras_internals.intercepted_calls(model, self._intercept):
             outputs = model(inputs, training=True)
         if len(self.records) != len(self._plan.calls):
@@ -168,8 +173,56 @@ def collect_terms(records, cotangents, unscale: float):
     return {k: gradient_terms.merge_terms(v) for k, v in terms.items()}
 
 
+def find_changed_call(records, row: int):
+    """Returns a generic call that gives another result when run alone.
+
+    A call that depends on more than its arguments (a tensor that another layer
+    left behind, for example) cannot be recomputed for one example.
+
+    Args:
+        records: From `TapRecorder.records`, in eager mode.
+        row: Which example to recompute.
+
+    Returns:
+        The TappedCall, or None if all agree.
+    """
+    for record in records:
+        if record.call.rule is not None:
+            continue
+        recompute, rows_and_masks = _make_recompute(record)
+        with keras.StatelessScope():
+            alone = recompute(
+                keras.tree.map_structure(lambda t: t[row], rows_and_masks)
+            )
+        for output, expected in zip(alone, record.outputs, strict=True):
+            expected = ops.cast(expected, "float32")[row]
+            if tuple(output.shape) != tuple(expected.shape):
+                return record.call
+            scale = ops.max(ops.abs(expected), initial=1e-30)
+            if not bool(ops.all(ops.abs(output - expected) <= 1e-3 * scale)):
+                return record.call
+    return None
+
+
 def _generic_terms(record, cotangents):
     """Recomputes one layer for each row and pulls its cotangents back."""
+    recompute, rows_and_masks = _make_recompute(record)
+    row_gradients = (
+        backend.loop_row_gradients
+        if keras_internals.is_convolution(record.call.layer)
+        else backend.map_row_gradients
+    )
+    gradients = row_gradients(
+        recompute, rows_and_masks, cotangents, record.call.variables
+    )
+    return [
+        (v, gradient_terms.Instantiated(g))
+        for v, g in zip(record.call.variables, gradients, strict=True)
+    ]
+
+
+def _make_recompute(record):
+    """Returns a function from one row to the call's outputs, and all rows."""
     call, args, kwargs, context = record.saved
     leaves = keras.tree.flatten((args, kwargs))
     is_row = record.call.is_row
@@ -197,18 +250,7 @@ def _generic_terms(record, cotangents):
             if _is_float(o)
         ]
 
-    row_gradients = (
-        backend.loop_row_gradients
-        if keras_internals.is_convolution(record.call.layer)
-        else backend.map_row_gradients
-    )
-    gradients = row_gradients(
-        recompute, (rows, masks), cotangents, record.call.variables
-    )
-    return [
-        (v, gradient_terms.Instantiated(g))
-        for v, g in zip(record.call.variables, gradients, strict=True)
-    ]
+    return recompute, (rows, masks)
 
 
 def _with_batch_axis(rows, masks):

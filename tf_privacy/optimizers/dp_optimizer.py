@@ -101,9 +101,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
             step_ledger.StepLedger.table_shape(), dtype="float64", name="ledger"
         )
         self._budget = self.add_variable((2,), dtype="float64", name="budget")
-        refused = keras.Variable(0, dtype="int32", trainable=False)
-        self._untrack_variable(refused)
-        self._ledger = step_ledger.StepLedger(self._ledger_table, refused)
+        self._ledger = step_ledger.StepLedger(self._ledger_table)
 
     @property
     def l2_norm_clip(self) -> float:
@@ -309,6 +307,18 @@ class DPOptimizer(keras.optimizers.Optimizer):
         if budget is None:
             self._ledger.lift_limits()
 
+    def inherit(self, table, budget=None) -> None:
+        """Takes over what was counted before this optimizer.
+
+        Args:
+            table: From `ledger.to_numpy()` of another optimizer that trained
+                the same weights, or from a file.
+            budget: Its budget, kept if this one has none.
+        """
+        self._ledger.merge(table)
+        if self.budget is None and budget is not None:
+            self.set_budget(budget)
+
     def apply_gradients(self, grads_and_vars):
         """Refuses: gradients given this way were not clipped.
 
@@ -366,10 +376,10 @@ class DPOptimizer(keras.optimizers.Optimizer):
 
     def load_own_variables(self, store):
         """Takes in a saved ledger; steps of this object stay counted."""
-        self._ledger.merge(np.array(store["ledger"]))
-        saved = np.array(store["budget"], np.float64)
-        if self.budget is None and saved[1] > 0:
-            self.set_budget((float(saved[0]), float(saved[1])))
+        epsilon, delta = (float(v) for v in np.array(store["budget"]))
+        self.inherit(
+            np.array(store["ledger"]), (epsilon, delta) if delta > 0 else None
+        )
 
     def _dp_config(self):
         return {

@@ -10,6 +10,7 @@ The table is a variable of the optimizer and is saved with it.
 import dataclasses
 import secrets
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -81,13 +82,17 @@ class StepLedger:
     """Counts steps by kind, in a variable.
 
     Args:
-        table: A float64 variable of shape `table_shape()`.
-        refused: An int variable; counts the steps that were over the limit.
+        table: A float64 variable of shape `table_shape()`; may be tracked and
+            restored by any checkpoint.
     """
 
-    def __init__(self, table, refused):
+    def __init__(self, table):
         self._table = table
-        self._refused = refused
+        # Variables of this plain object, which no checkpoint restores.
+        self._refused = keras.Variable(0, dtype="int32", trainable=False)
+        self._own_counts = keras.Variable(
+            np.zeros(_CAPACITY), dtype="float64", trainable=False
+        )
         # A counter of its own for every optimizer object, so that a count
         # restored from a file and the count of this object add up, and a file
         # older than this object's own steps cannot take them back.
@@ -138,6 +143,7 @@ class StepLedger:
         rows = ops.one_hot(row, _CAPACITY, dtype="float64")
         columns = ops.one_hot(_COUNT, len(_COLUMNS), dtype="float64")
         self._table.assign_add(rows[:, None] * columns[None, :])
+        self._own_counts.assign_add(rows)
 
     def refuse(self):
         """Notes that a step was asked for and not made."""
@@ -197,7 +203,41 @@ class StepLedger:
     def to_numpy(self) -> np.ndarray:
         """Returns a copy of the table."""
         with backend.outside_of_graph():
-            return np.array(ops.convert_to_numpy(self._table.value), np.float64)
+            table = np.array(
+                ops.convert_to_numpy(self._table.value), np.float64
+            )
+            own = ops.convert_to_numpy(self._own_counts.value)
+        return self._with_own_rows(table, own)
+
+    def _with_own_rows(self, table, own):
+        """Puts this object's rows back where a restored table lacks them."""
+        for kind, row in self._rows.items():
+            key = (self._run, *kind._key())
+            if tuple(table[row, _KEY]) != key:
+                displaced = table[row].copy()
+                table[row] = (*key, 0.0, NO_LIMIT)
+                if displaced[0] > 0:
+                    free = max(self._rows.values()) + 1
+                    free = max(free, int(np.count_nonzero(table[:, 0])))
+                    table[free] = displaced
+            table[row, _COUNT] = max(table[row, _COUNT], own[row])
+        return table
+
+    def to_rows(self) -> list[list[float]]:
+        """Returns the used rows of the table as plain numbers."""
+        table = self.to_numpy()
+        return table[table[:, 0] > 0].tolist()
+
+    @staticmethod
+    def from_rows(rows) -> np.ndarray:
+        """Returns a table for `merge` from `to_rows()`.
+
+        Args:
+            rows: At most as many rows as a table has.
+        """
+        table = np.zeros((_CAPACITY, len(_COLUMNS)))
+        table[: len(rows)] = np.asarray(rows, np.float64)
+        return table
 
     def merge(self, other: np.ndarray) -> None:
         """Takes in a saved table; no step that ran is forgotten.

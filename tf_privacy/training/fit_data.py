@@ -2,6 +2,7 @@
 """What `fit` was given, and how the accountant must see it."""
 
 import dataclasses
+import warnings
 from typing import Any
 
 import keras
@@ -177,6 +178,35 @@ def _as_floatx(array):
     if array.dtype.kind == "f":
         return array.astype(keras.config.floatx())
     return array
+
+
+_REACTING = (
+    keras.callbacks.EarlyStopping,
+    keras.callbacks.ReduceLROnPlateau,
+    keras.callbacks.ModelCheckpoint,
+)
+
+
+def warn_of_raw_monitors(callbacks) -> None:
+    """Warns of callbacks that steer training by metrics on the training data.
+
+    Args:
+        callbacks: As `fit` received them.
+    """
+    if not isinstance(callbacks, (list, tuple)):
+        callbacks = [callbacks]
+    for callback in callbacks:
+        if not isinstance(callback, _REACTING):
+            continue
+        if not getattr(callback, "save_best_only", True):
+            continue
+        if not callback.monitor.startswith("val_"):
+            warnings.warn(
+                f"{type(callback).__name__}(monitor={callback.monitor!r}) acts "
+                "on a metric of the raw training data, which the guarantee "
+                "does not cover. Monitor a metric on public validation data.",
+                stacklevel=4,
+            )
 
 
 _SPARSE_LOSSES = (

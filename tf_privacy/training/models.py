@@ -40,8 +40,9 @@ class DPSequential(private_training.PrivateTraining, keras.Sequential):
     """
 
 
+@keras.saving.register_keras_serializable(package=_PACKAGE)
 class DPSubclass(private_training.PrivateTraining):
-    """What `privatize` makes of a user's own class of model, when loaded."""
+    """Stands for whatever `privatize` makes of a user's own class of model."""
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -49,7 +50,7 @@ class DPSubclass(private_training.PrivateTraining):
         model = keras.saving.deserialize_keras_object(
             config["model"], custom_objects=custom_objects
         )
-        return privatize(model)
+        return privatize(model).with_ledger(config.get("privacy_ledger"))
 
 
 @functools.cache
@@ -64,18 +65,25 @@ def _private_class(original):
 
     def get_config(self):
         """Returns the user's own configuration, with its class."""
-        config = original.get_config(self)
-        return {"model": keras_internals.describe(original, config)}
+        config = private_training.PrivateTraining.get_config(self)
+        ledger = {k: config.pop(k) for k in ["privacy_ledger"] if k in config}
+        return {"model": keras_internals.describe(original, config), **ledger}
 
     members = {
         "__doc__": original.__doc__,
         "__module__": __name__,
         "__qualname__": f"DPSubclass[{original.__name__}]",
         "get_config": get_config,
+        "from_config": vars(DPSubclass)["from_config"],
     }
-    return type(
+    private = type(
         "DPSubclass", (private_training.PrivateTraining, original), members
     )
+    # All such classes are saved under one name, and any of them can load what
+    # another one saved: the user's class is in the configuration.
+    return keras.saving.register_keras_serializable(
+        package=_PACKAGE, name="DPSubclass"
+    )(private)
 
 
 def privatize(model):

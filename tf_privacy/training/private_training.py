@@ -11,8 +11,11 @@ from tf_privacy.clipping import engine
 from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import row_independence
 from tf_privacy.optimizers import dp_optimizer
+from tf_privacy.optimizers import step_ledger
 from tf_privacy.training import fit_data
 from tf_privacy.training import ledger
+
+_LEDGER_KEY = "privacy_ledger"
 
 
 class _Phase:
@@ -24,6 +27,13 @@ class _Phase:
     def __init__(self):
         self.row = keras.Variable(-1, dtype="int32", trainable=False)
         self.sampling = None
+
+
+class _Inherited:
+    """A saved ledger; a plain object, so that Keras does not track it."""
+
+    def __init__(self, rows):
+        self.table = step_ledger.StepLedger.from_rows(rows)
 
 
 class PrivateTraining:
@@ -81,6 +91,7 @@ class PrivateTraining:
                 "noise_multiplier=1.1), or leave the model a plain Keras model."
             )
         row_independence.check_layers(self)
+        previous = getattr(self, "optimizer", None)
         super().compile(
             optimizer=optimizer,
             loss=loss,
@@ -93,6 +104,53 @@ class PrivateTraining:
             auto_scale_loss=False,
         )
         self._private_phase = _Phase()
+        self._carry_over(previous)
+
+    def _carry_over(self, previous):
+        """Hands to a new optimizer what was spent on these weights before."""
+        if (
+            isinstance(previous, dp_optimizer.DPOptimizer)
+            and previous is not self.optimizer
+        ):
+            self.optimizer.inherit(previous.ledger.to_numpy(), previous.budget)
+        inherited = getattr(self, "_inherited_ledger", None)
+        if inherited is not None:
+            self.optimizer.inherit(inherited.table)
+
+    def get_config(self):
+        """Returns the model's configuration and what was spent on it.
+
+        The ledger is saved with the optimizer; here it is for a model that is
+        loaded without one and compiled anew.
+        """
+        config = super().get_config()
+        optimizer = getattr(self, "optimizer", None)
+        if isinstance(optimizer, dp_optimizer.DPOptimizer):
+            config[_LEDGER_KEY] = optimizer.ledger.to_rows()
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Builds a model that remembers what was spent on it.
+
+        Args:
+            config: From `get_config()`.
+            custom_objects: As in Keras.
+        """
+        config = dict(config)
+        rows = config.pop(_LEDGER_KEY, None)
+        model = super().from_config(config, custom_objects=custom_objects)
+        return model.with_ledger(rows)
+
+    def with_ledger(self, rows):
+        """Returns the model after it took note of earlier steps.
+
+        Args:
+            rows: From `StepLedger.to_rows()`, or None.
+        """
+        if rows:
+            self._inherited_ledger = _Inherited(rows)
+        return self
 
     def compile_from_config(self, config):
         """Compiles with a deserialised configuration."""
@@ -165,6 +223,7 @@ class PrivateTraining:
             validation_data=validation_data,
         )
         self._check_source(source)
+        fit_data.warn_of_raw_monitors(callbacks)
         with self._phase(source.sampling, source.expected_batch_size):
             return super().fit(
                 x=source.x,
