@@ -24,6 +24,7 @@ setuptools.setup(
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.0",
+        "h5py>=3.10",
         "keras>=3.10",
         "numpy>=1.26",
         "scipy>=1.11",
@@ -36,7 +37,6 @@ setuptools.setup(
         "report": ["matplotlib>=3.8", "pandas>=2.1"],
         "test": [
             "dp-accounting>=0.6",
-            "h5py>=3.10",
             "mlxtend>=0.23",
             "mpmath>=1.3",
             "pytest>=8.0",

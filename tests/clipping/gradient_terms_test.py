@@ -293,13 +293,41 @@ def test_underflow_never_hides_a_norm(shape, scales, swapped):
     assert np.min(seen / np.sqrt(truth)) >= 1 - 1e-6
 
 
+@pytest.mark.parametrize(
+    "num_positions, width, depth", [(2, 16, 8), (3, 24, 24), (5, 4, 3)]
+)
+def test_positions_of_any_size_hide_no_norm(num_positions, width, depth):
+    # Tiny inputs under a huge cotangent beside inputs that are not tiny.
+    rng = np.random.default_rng(0)
+    worst = np.inf
+    for _ in range(20):
+        shape = (64, num_positions, 1)
+        inputs = 10.0 ** rng.uniform(-25, 5, size=shape)
+        cotangents = 10.0 ** rng.uniform(-5, 18, size=shape)
+        inputs = inputs * rng.normal(size=(64, num_positions, width))
+        cotangents = cotangents * rng.normal(size=(64, num_positions, depth))
+        inputs, cotangents = inputs.astype("f4"), cotangents.astype("f4")
+        truth = squared(
+            np.einsum(
+                "btp,btd->bpd", inputs.astype("f8"), cotangents.astype("f8")
+            )
+        )
+        term = gradient_terms.OuterProduct(
+            tf.constant(inputs), tf.constant(cotangents), (width, depth)
+        )
+        got = term.squared_norms().numpy().astype("f8")
+        got = np.where(np.isfinite(got), got, np.inf)
+        worst = min(worst, np.sqrt(np.min(got / truth)))
+    assert worst >= 1 - 1e-5
+
+
 def opposed(rng, batch, num_positions, depth, constant):
-    """Returns cotangents of size 1e4 whose sum is almost nothing."""
+    """Returns cotangents of size 1e4 whose sum is next to nothing, or less."""
     shape = (batch, num_positions, depth)
     values = np.ones(shape) if constant else rng.normal(size=shape)
     values = values * rng.uniform(1, 2, size=(batch, 1, 1))
     values[:, -1] = -values[:, :-1].sum(axis=1)
-    rest = 10.0 ** rng.uniform(-7, -2, size=(batch, 1))
+    rest = 10.0 ** rng.uniform(-7, 0.5, size=(batch, 1))
     values[:, -1] *= 1 + rest
     return (1e4 * values).astype("f4")
 
@@ -358,8 +386,10 @@ def ratio_to_truth(term, stack_norms):
 def test_round_off_of_many_entries_hides_no_norm(entries, constant):
     # A running sum in float32 loses what is small beside it.
     rng = np.random.default_rng(0)
-    rows = np.full((2, entries), 0.1) if constant else rng.normal(
-        size=(2, entries)
+    rows = (
+        np.full((2, entries), 0.1)
+        if constant
+        else rng.normal(size=(2, entries))
     )
     rows = rows.astype("f4")
     norms = np.linalg.norm(rows.astype("f8"), axis=1)

@@ -47,7 +47,9 @@ def make_step(model, *data, graph):
 @pytest.mark.parametrize("graph", [True, False])
 def test_the_gradient_sees_the_mask_of_the_forward_pass(graph):
     model = stack(
-        layers.Dense(40, use_bias=False), layers.Dropout(0.5), loss=sum_of_outputs
+        layers.Dense(40, use_bias=False),
+        layers.Dropout(0.5),
+        loss=sum_of_outputs,
     )
     step = make_step(model, X, Y, graph=graph)
     seen = []
@@ -136,7 +138,7 @@ def test_dropout_within_recurrent_layers(
     x, y = np.ones((8, 4, 12), "float32"), np.ones((8, 3), "float32")
     step = make_step(model, x, y, graph=graph)
     norms = np.concatenate([step()[-1] for _ in range(2)])
-    distinct = len(set(norms.tolist()))
+    distinct = len(np.unique(np.round(norms / norms[0], 5)))
     # 12 coins: a few of 16 rows may agree.
     assert distinct >= 12 if dropout or recurrent_dropout else distinct == 1
 
@@ -227,7 +229,6 @@ READS = {
     "transposed": lambda w, x: matmul(x, tf.transpose(w.value)),
     "private_value": lambda w, x: matmul(x, w._value),
     "both": lambda w, x: matmul(x, w.value) + matmul(x, w._value),
-    "read_value": lambda w, x: matmul(x, w.value.read_value()),
     "numpy": lambda w, x: matmul(x, w.numpy()),
     "stopped": lambda w, x: matmul(x, tf.stop_gradient(w.value)),
     "custom_gradient": lambda w, x: doubled_gradient(x, w.value),
@@ -237,9 +238,9 @@ READS = {
     "function": lambda w, x: tf.function(
         lambda x: matmul(x, w.value), autograph=False
     )(x),
-    "recompute": lambda w, x: tf.recompute_grad(
-        lambda x: matmul(x, w.value)
-    )(x),
+    "recompute": lambda w, x: tf.recompute_grad(lambda x: matmul(x, w.value))(
+        x
+    ),
 }
 
 

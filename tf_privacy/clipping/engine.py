@@ -140,6 +140,8 @@ def sum_over_microbatches(clip, data, microbatch_size: int, model, observe):
         microbatch_size,
         [ops.zeros(v.shape, "float32") for v in variables],
     )
+    if not sensitivities:  # An eager batch of no rows has no piece.
+        gradients = clip_piece(0, 0)
     return clipped_sum.ClippedSum(
         gradients=tuple(gradients),
         variables=variables,

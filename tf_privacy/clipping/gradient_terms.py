@@ -22,6 +22,12 @@ _FLUSHED_SQUARE = 1.1754944e-38
 # adding that much keeps a norm that cancelled an upper bound.
 _ROUND_OFF = 2.0**-24
 
+# Below this fraction of the sum of sizes a Gram sum counts as cancelled.
+_CANCELLED = 2.0**-6
+
+# Longest running sum in one product.
+_LONGEST_SUM = 1024
+
 # A per-unit gradient of more entries than this (16 MB) is never instantiated
 # where its norm can be had from Gram matrices.
 _MAX_INSTANTIATED = 2**22
@@ -30,14 +36,23 @@ _MAX_INSTANTIATED = 2**22
 def _row_squared_norms(array):
     """Returns `[B]` upper bounds on each row's squared L2 norm."""
     entries = math.prod(d or 1 for d in array.shape[1:])
-    if None in array.shape[1:]:
+    flushed = entries * _FLUSHED_SQUARE
+    chunk = _largest_divisor(entries, _LONGEST_SUM)
+    if None in array.shape[1:] or entries > _LONGEST_SUM * chunk:
         axes = tuple(range(1, len(array.shape)))
-        return ops.sum(ops.square(array), axis=axes) + entries * _FLUSHED_SQUARE
+        return ops.sum(ops.square(array), axis=axes) + flushed
     # A product of matrices reads the rows once; squaring them first would
-    # write them out again, at four times the time on a CPU.
-    flat = ops.reshape(array, (-1, 1, entries))
-    squares = ops.matmul(flat, ops.reshape(flat, (-1, entries, 1)))
-    return squares[:, 0, 0] + entries * _FLUSHED_SQUARE
+    # write them out again, at four times the time on a CPU. In chunks, since
+    # a long running sum loses what is small beside it.
+    rows = ops.reshape(array, (-1, entries // chunk, chunk))
+    return ops.sum(ops.einsum("bnc,bnc->bn", rows, rows), axis=1) + flushed
+
+
+def _largest_divisor(number: int, bound: int) -> int:
+    """Returns the largest divisor of `number` that is at most `bound`."""
+    if number <= bound:
+        return max(number, 1)
+    return next(d for d in range(bound, 0, -1) if number % d == 0)
 
 
 def _keep_rows(array, keep):
@@ -222,10 +237,15 @@ class Gather:
         if self._indices.shape[1] == 1:
             return _row_squared_norms(self._cotangents)
         same = ops.equal(self._indices[:, :, None], self._indices[:, None, :])
+        same = ops.cast(same, "float32")
         cotangents = self._cotangents
+        sizes = _position_norms(cotangents)
         gram = ops.matmul(cotangents, ops.swapaxes(cotangents, 1, 2))
-        total = ops.einsum("bts,bts->b", gram, ops.cast(same, gram.dtype))
-        return _with_round_off(total, _position_norms(cotangents))
+        total = ops.sum(ops.einsum("bts,bts->bt", gram, same), axis=1)
+        # Only products of equal indices take part, and so in the sizes.
+        others = ops.einsum("bts,bs->bt", same, sizes)
+        largest = ops.sum(sizes * others, axis=1)
+        return _with_round_off(total, largest, cotangents.shape[-1])
 
     def weighted_sum(self, factors, keep=None):
         """Returns `sum_b factors[b] * gradients[b]`, `[V, D]`.
@@ -266,27 +286,47 @@ class Gather:
 def _position_norms(array):
     """Returns `[B, T]` upper bounds on the norm at each position."""
     flushed = (array.shape[-1] or 1) * _FLUSHED_SQUARE
-    return ops.sqrt(ops.sum(ops.square(array), axis=-1) + flushed)
+    return ops.sqrt(ops.einsum("btc,btc->bt", array, array) + flushed)
 
 
-def _with_round_off(total, sizes):
+def _with_round_off(total, largest, length: int):
     """Returns a Gram sum raised by what its cancellation may have lost.
 
     Args:
-        total: `[B]`; the sum over t, s of signed products.
-        sizes: `[B, T]`; bounds with |product[t, s]| <= sizes[t] * sizes[s].
+        total: `[B]`; a sum of signed products.
+        largest: `[B]`; the sum of their sizes.
+        length: Terms in the inner products that the products were made of.
     """
-    largest = ops.square(ops.sum(sizes, axis=1))
-    return ops.maximum(total, 0.0) + _ROUND_OFF * largest
+    total = ops.maximum(total, 0.0)
+    # The errors of single terms add up like a random walk.
+    lost = _ROUND_OFF * (8.0 + 2.0 * math.sqrt(length)) * largest
+    cancelled = total < _CANCELLED * largest
+    return total + _ROUND_OFF * largest + ops.where(cancelled, lost, 0.0)
 
 
 def _gram_squared_norms(inputs, cotangents):
     """Returns `[B]`: sum_{t,s} (a[t] . a[s]) (g[t] . g[s]), rounded up."""
+    inputs, input_scale = _scaled(inputs)
+    cotangents, cotangent_scale = _scaled(cotangents)
     gram_a = ops.matmul(inputs, ops.swapaxes(inputs, 1, 2))
     gram_g = ops.matmul(cotangents, ops.swapaxes(cotangents, 1, 2))
-    total = ops.einsum("bts,bts->b", gram_a, gram_g)
+    total = ops.sum(ops.einsum("bts,bts->bt", gram_a, gram_g), axis=1)
     sizes = _position_norms(inputs) * _position_norms(cotangents)
-    return _with_round_off(total, sizes)
+    largest = ops.square(ops.sum(sizes, axis=1))
+    length = max(inputs.shape[-1], cotangents.shape[-1])
+    scaled = _with_round_off(total, largest, length)
+    scale = input_scale * cotangent_scale
+    return scaled * scale * scale + _FLUSHED_SQUARE
+
+
+def _scaled(array):
+    """Returns rows over their largest entry, and that entry, `[B]`.
+
+    So that no square of what matters is flushed to zero.
+    """
+    largest = ops.max(ops.abs(array), axis=(1, 2), initial=0.0)
+    scale = ops.where(largest > 0.0, largest, ops.ones_like(largest))
+    return array / scale[:, None, None], scale
 
 
 def merge_terms(terms):

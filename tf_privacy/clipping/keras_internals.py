@@ -141,6 +141,10 @@ def uses_own_call(layer, keras_class) -> bool:
     """True if `layer` computes exactly what `keras_class` computes.
 
     A subclass may not: it can change `call` or anything that `call` uses.
+
+    Args:
+        layer: A `keras.layers.Layer`.
+        keras_class: A layer class of Keras.
     """
     return (
         type(layer) is keras_class

@@ -115,6 +115,7 @@ def add_noise(
         A NoisedSum.
 
     Raises:
+        ValueError: If `noise_multiplier` is not a finite number > 0.
         TypeError: If `clipped` is not a ClippedSum: a raw gradient has no
             bound that the noise could be scaled to.
     """
@@ -124,6 +125,7 @@ def add_noise(
             f"{type(clipped).__name__}. Get one from "
             "tf_privacy.clipped_gradients(...)."
         )
+    noise_multiplier = _checks.check_noise_multiplier(noise_multiplier)
     stddev = noise_multiplier * clipped.l2_sensitivity
     noise = source.normal([tuple(v.shape) for v in clipped.variables])
     return NoisedSum(

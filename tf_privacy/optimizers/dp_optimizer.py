@@ -213,6 +213,14 @@ class DPOptimizer(keras.optimizers.Optimizer):
             self.check_budget()
 
     def _checked_kind(self, grads, trainable_variables, sampling):
+        if sampling is not None and not isinstance(
+            sampling, poisson.PoissonSampling
+        ):
+            raise TypeError(
+                "sampling must be a PoissonSampling or None. Received: "
+                f"{sampling!r}. Pass PoissonDataset.sampling, or None for "
+                "batches that were made otherwise."
+            )
         if not isinstance(grads, clipped_sum.ClippedSum):
             raise TypeError(
                 "grads must be a ClippedSum. Received: "
@@ -306,6 +314,9 @@ class DPOptimizer(keras.optimizers.Optimizer):
         self._budget.assign(np.array(budget or (0.0, 0.0), np.float64))
         if budget is None:
             self._ledger.lift_limits()
+        else:
+            # Nothing may go on until somebody has worked out how far.
+            self._ledger.close()
 
     def inherit(self, table, budget=None) -> None:
         """Takes over what was counted before this optimizer.
@@ -316,8 +327,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
             budget: Its budget, kept if this one has none.
         """
         self._ledger.merge(table)
-        if self.budget is None and budget is not None:
-            self.set_budget(budget)
+        self.set_budget(self.budget or budget)
 
     def apply_gradients(self, grads_and_vars):
         """Refuses: gradients given this way were not clipped.

@@ -160,9 +160,9 @@ class StepLedger:
         """Returns how many steps were refused and not yet reported."""
         return int(ops.convert_to_numpy(self._refused.value))
 
-    def count_in(self, row: int) -> int:
-        """Returns how many steps row `row` has counted."""
-        return int(self.to_numpy()[row, _COUNT])
+    def num_taken(self) -> int:
+        """Returns how many steps this optimizer object made itself."""
+        return int(np.sum(ops.convert_to_numpy(self._own_counts.value)))
 
     def set_limit(self, row: int, num_more_steps: int) -> None:
         """Lets row `row` go on for so many more steps, and no other row.
@@ -171,9 +171,15 @@ class StepLedger:
             row: From `row_of`.
             num_more_steps: Steps from now; >= 0.
         """
+        self.close()
+        table = self.to_numpy()
+        table[row, _LIMIT] = table[row, _COUNT] + num_more_steps
+        self._table.assign(table)
+
+    def close(self) -> None:
+        """Lets no row go on until its limit is set."""
         table = self.to_numpy()
         table[:, _LIMIT] = np.where(table[:, 0] > 0, table[:, _COUNT], 0.0)
-        table[row, _LIMIT] = table[row, _COUNT] + num_more_steps
         self._table.assign(table)
 
     def lift_limits(self) -> None:
@@ -252,11 +258,16 @@ class StepLedger:
             ValueError: If it is not such a table.
         """
         other = np.asarray(other, np.float64)
-        if other.shape != self.table_shape() or not np.isfinite(other).all():
+        if (
+            other.shape != self.table_shape()
+            or not np.isfinite(other).all()
+            or (other < 0.0).any()
+        ):
             raise ValueError(
                 "ledger must be a finite table of shape "
-                f"{self.table_shape()}. Received: shape {other.shape}. The "
-                "file was not saved by this version of tf_privacy."
+                f"{self.table_shape()}, nowhere negative. Received: shape "
+                f"{other.shape}. The file was not saved by this version of "
+                "tf_privacy."
             )
         table = self.to_numpy()
         known = {

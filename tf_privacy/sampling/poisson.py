@@ -26,7 +26,10 @@ class PoissonSampling:
     sampling_probability: float
 
     def __post_init__(self):
-        _checks.check_integer("num_examples", self.num_examples, at_least=1)
+        num_examples = _checks.check_integer(
+            "num_examples", self.num_examples, at_least=1
+        )
+        object.__setattr__(self, "num_examples", num_examples)
         _checks.check_sampling_probability(self.sampling_probability)
 
     @property

@@ -212,6 +212,7 @@ def warn_of_raw_monitors(callbacks) -> None:
 _SPARSE_LOSSES = (
     "sparse_categorical_crossentropy",
     keras.losses.sparse_categorical_crossentropy,
+    keras.losses.SparseCategoricalCrossentropy,
 )
 
 

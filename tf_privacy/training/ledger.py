@@ -4,8 +4,10 @@
 from tf_privacy import accounting
 from tf_privacy.optimizers import step_ledger
 
-# The accountant's range; more noise than this is accounted as this much.
+# The accountant's range. More noise than this, or less chance to be sampled, is
+# accounted as this much: an upper bound.
 _LARGEST_NOISE = 1000.0
+_SMALLEST_PROBABILITY = 1e-8
 _INITIAL_WEIGHTS = (
     "The initial weights were not made from the data that this statement "
     "protects."
@@ -21,7 +23,7 @@ def make_phases(entries) -> list[accounting.Phase]:
     return [
         accounting.Phase(
             noise_multiplier=min(kind.noise_multiplier, _LARGEST_NOISE),
-            sampling_probability=kind.sampling_probability,
+            sampling_probability=_probability(kind),
             num_steps=count,
             l2_norm_clip=kind.l2_norm_clip,
             expected_batch_size=kind.expected_batch_size,
@@ -29,6 +31,12 @@ def make_phases(entries) -> list[accounting.Phase]:
         )
         for kind, count in entries
     ]
+
+
+def _probability(kind):
+    if kind.sampling_probability is None:
+        return None
+    return max(kind.sampling_probability, _SMALLEST_PROBABILITY)
 
 
 def make_statement(entries, *, delta: float) -> accounting.PrivacyStatement:
@@ -59,7 +67,7 @@ def make_curve(
     return accounting.EpsilonCurve(
         spent=[phase.make_mechanism() for phase in make_phases(entries)],
         noise_multiplier=min(kind.noise_multiplier, _LARGEST_NOISE),
-        sampling_probability=kind.sampling_probability or 1.0,
+        sampling_probability=_probability(kind) or 1.0,
         delta=delta,
     )
 

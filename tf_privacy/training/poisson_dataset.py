@@ -2,6 +2,7 @@
 """Poisson batches from any indexable source, as a Keras data set."""
 
 import math
+import os
 
 import keras
 import numpy as np
@@ -76,8 +77,19 @@ class PoissonDataset(keras.utils.PyDataset):
         self._steps_per_epoch = _checks.check_integer(
             "steps_per_epoch", steps_per_epoch, at_least=1
         )
-        self._has_fixed_coins = seed is not None
+        self._seed = seed
         self._rng = poisson.make_rng(seed)
+        self._process = os.getpid()
+
+    def __getstate__(self):
+        """Leaves the coins out: a copy throws its own."""
+        state = dict(vars(self))
+        del state["_rng"]
+        return state
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._rng = poisson.make_rng(self._seed)
 
     @property
     def sampling(self) -> poisson.PoissonSampling:
@@ -87,7 +99,7 @@ class PoissonDataset(keras.utils.PyDataset):
     @property
     def has_fixed_coins(self) -> bool:
         """Whether a seed fixes who joins which batch."""
-        return self._has_fixed_coins
+        return self._seed is not None
 
     def __len__(self) -> int:
         """Returns the number of batches in one pass."""
@@ -96,6 +108,10 @@ class PoissonDataset(keras.utils.PyDataset):
     def __getitem__(self, index: int):
         """Returns a fresh batch `(x, y, sample_weight)`; `index` is ignored."""
         del index
+        if self._seed is None and os.getpid() != self._process:
+            # A forked worker would throw the same coins as its siblings.
+            self._rng = poisson.make_rng()
+            self._process = os.getpid()
         rows = self._sampling.draw(self._rng)
         x, y, sample_weight = keras.tree.map_structure(
             lambda source: None if source is None else take(source, rows),
@@ -134,10 +150,11 @@ def as_source(leaf):
         return None
     if hasattr(leaf, "iloc"):
         return leaf.to_numpy()
-    if not _has_rows(leaf):
+    if not _has_rows(leaf) or hasattr(leaf, "toarray"):
         raise TypeError(
             "x, y and sample_weight must be arrays with a shape and rows. "
-            f"Received: {type(leaf).__name__}. Convert it with np.asarray."
+            f"Received: {type(leaf).__name__}. Convert it with np.asarray, a "
+            "sparse matrix with its toarray()."
         )
     if keras.ops.is_tensor(leaf):
         return np.asarray(keras.ops.convert_to_numpy(leaf))

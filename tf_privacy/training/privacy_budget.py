@@ -36,8 +36,9 @@ class PrivacyBudget(keras.callbacks.Callback):
             target_delta, name="target_delta"
         )
         self._row = 0
+        self._kind = None
+        self._others = []
         self._curve = None
-        self._start = 0
 
     @property
     def target_epsilon(self) -> float:
@@ -90,11 +91,13 @@ class PrivacyBudget(keras.callbacks.Callback):
                 f"to hold. Received: {type(optimizer).__name__}. Use "
                 "tf_privacy.DPSGD or another of them."
             )
-        self._row, kind = self.model.current_step_kind()
-        before = optimizer.ledger.entries()
-        self._put(optimizer, self._row, kind)
-        self._curve = ledger.make_curve(before, kind, delta=self._target_delta)
-        self._start = optimizer.ledger.count_in(self._row)
+        self._row, self._kind = self.model.current_step_kind()
+        self._curve = None
+        self._put(optimizer, self._row, self._kind)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Works the limit out again: a callback may have restored a ledger."""
+        ledger.limit_steps(self.model.optimizer, self._row, self._kind)
 
     def on_train_batch_end(self, batch, logs=None):
         """Logs epsilon; stops after the last step that fits."""
@@ -107,6 +110,14 @@ class PrivacyBudget(keras.callbacks.Callback):
         self._add_epsilon(logs)
 
     def _add_epsilon(self, logs):
-        if logs is not None:
-            count = self.model.optimizer.ledger.count_in(self._row)
-            logs["epsilon"] = self._curve.compute_epsilon(count - self._start)
+        if logs is None:
+            return
+        entries = self.model.optimizer.ledger.entries()
+        others = [(k, n) for k, n in entries if k != self._kind]
+        if self._curve is None or others != self._others:
+            self._others = others
+            self._curve = ledger.make_curve(
+                others, self._kind, delta=self._target_delta
+            )
+        count = dict(entries).get(self._kind, 0)
+        logs["epsilon"] = self._curve.compute_epsilon(count)

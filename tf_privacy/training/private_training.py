@@ -14,6 +14,7 @@ from tf_privacy.optimizers import dp_optimizer
 from tf_privacy.optimizers import step_ledger
 from tf_privacy.training import fit_data
 from tf_privacy.training import ledger
+from tf_privacy.training import saved_ledger
 
 _LEDGER_KEY = "privacy_ledger"
 
@@ -27,13 +28,30 @@ class _Phase:
     def __init__(self):
         self.row = keras.Variable(-1, dtype="int32", trainable=False)
         self.sampling = None
+        self.is_open = False
+
+
+def _check_own_methods(model_class):
+    """Raises if a subclass replaced what makes training private."""
+    expected = {
+        "train_step": PrivateTraining.train_step,
+        "compute_loss": keras.Model.compute_loss,
+    }
+    for method, function in expected.items():
+        if getattr(model_class, method) is not function:
+            raise ValueError(
+                f"model must not define its own {method}: it would bypass the "
+                f"clipping. Received: {model_class.__name__}.{method}. Give "
+                "the loss to compile(), or write a custom loop with "
+                "tf_privacy.clipped_gradients and optimizer.apply."
+            )
 
 
 class _Inherited:
     """A saved ledger; a plain object, so that Keras does not track it."""
 
-    def __init__(self, rows):
-        self.table = step_ledger.StepLedger.from_rows(rows)
+    def __init__(self, table):
+        self.table = table
 
 
 class PrivateTraining:
@@ -91,6 +109,7 @@ class PrivateTraining:
                 "noise_multiplier=1.1), or leave the model a plain Keras model."
             )
         row_independence.check_layers(self)
+        _check_own_methods(type(self))
         previous = getattr(self, "optimizer", None)
         super().compile(
             optimizer=optimizer,
@@ -149,8 +168,28 @@ class PrivateTraining:
             rows: From `StepLedger.to_rows()`, or None.
         """
         if rows:
-            self._inherited_ledger = _Inherited(rows)
+            table = step_ledger.StepLedger.from_rows(rows)
+            self._inherited_ledger = _Inherited(table)
         return self
+
+    def load_weights(self, filepath, *args, **kwargs):
+        """Loads weights, and with them what was spent on them.
+
+        Args:
+            filepath: As in Keras.
+            *args: As in Keras.
+            **kwargs: As in Keras.
+        """
+        super().load_weights(filepath, *args, **kwargs)
+        table = saved_ledger.read_ledger(filepath)
+        if table is None:
+            return
+        if isinstance(
+            getattr(self, "optimizer", None), dp_optimizer.DPOptimizer
+        ):
+            self.optimizer.inherit(table)
+        else:
+            self._inherited_ledger = _Inherited(table)
 
     def compile_from_config(self, config):
         """Compiles with a deserialised configuration."""
@@ -217,7 +256,11 @@ class PrivateTraining:
             x,
             y,
             sample_weight,
-            batch_size=batch_size or self._default_batch_size(x),
+            batch_size=(
+                self._default_batch_size(x)
+                if batch_size is None
+                else batch_size
+            ),
             steps_per_epoch=steps_per_epoch,
             validation_split=validation_split,
             validation_data=validation_data,
@@ -281,6 +324,13 @@ class PrivateTraining:
 
     def train_step(self, data):
         """Takes one private step; called by `fit` and `train_on_batch`."""
+        if not self._private_phase.is_open:
+            raise RuntimeError(
+                "model.train_step must be called by fit() or train_on_batch(), "
+                "which count what it releases. Received: a direct call. In a "
+                "custom loop use tf_privacy.clipped_gradients and "
+                "optimizer.apply."
+            )
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         clipped, logs = self._clip_in_pieces(x, y, sample_weight)
         self.optimizer.apply_in_row(
@@ -316,13 +366,17 @@ class PrivateTraining:
 
     def _log(self, x, y, y_pred, sample_weight):
         """Updates the training metrics, which are raw, and returns them."""
-        loss = keras_internals.compute_logged_loss(
-            self, x, y, y_pred, sample_weight
-        )
         num_rows = ops.shape(keras.tree.flatten(x)[0])[0]
+
+        def track():
+            loss = keras_internals.compute_logged_loss(
+                self, x, y, y_pred, sample_weight
+            )
+            self._loss_tracker.update_state(loss, sample_weight=num_rows)
+            return num_rows
+
         # The mean over no examples is NaN and would stay in the average.
-        loss = ops.where(num_rows > 0, loss, ops.zeros_like(loss))
-        self._loss_tracker.update_state(loss, sample_weight=num_rows)
+        ops.cond(num_rows > 0, track, lambda: num_rows)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def make_train_function(self, force=False):
@@ -333,13 +387,14 @@ class PrivateTraining:
         step = self.train_function
 
         def guarded_step(iterator):
+            steps = self.optimizer.ledger
+            before = steps.num_taken()
             logs = step(iterator)
-            refused = self.optimizer.ledger.num_refused()
-            if refused >= self.steps_per_execution:
-                self.optimizer.check_budget()
-            elif refused:
+            if steps.num_refused():
+                if steps.num_taken() == before:
+                    self.optimizer.check_budget()
                 # The budget ended within one execution of several steps.
-                self.optimizer.ledger.take_refused()
+                steps.take_refused()
                 self.stop_training = True
             return logs
 
@@ -375,9 +430,9 @@ class PrivateTraining:
             keras_internals.build_for(self, source.example_rows)
             row_independence.check_model(self, source.example_rows)
 
-    def _default_batch_size(self, x):
-        if not fit_data.is_array_input(x):
-            return None
+    def _choose_batch_size(self, x, batch_size):
+        if batch_size is not None or not fit_data.is_array_input(x):
+            return batch_size
         return self.optimizer.expected_batch_size or 32
 
     def _check_ready(self, method: str):
@@ -409,15 +464,17 @@ class PrivateTraining:
                 "batches are made by the caller. Received: None. It is what "
                 "the noised sum is divided by, and must not follow the batch."
             )
-        outer = phase.sampling, int(ops.convert_to_numpy(phase.row.value))
-        phase.sampling = sampling
+        outer_row = int(ops.convert_to_numpy(phase.row.value))
+        outer = phase.sampling, outer_row, phase.is_open
+        phase.sampling, phase.is_open = sampling, True
+        optimizer.ledger.take_refused()
         row, kind = self.current_step_kind()
         ledger.limit_steps(optimizer, row, kind)
         phase.row.assign(np.int32(row))
         try:
             yield
         finally:
-            phase.sampling, row = outer
+            phase.sampling, row, phase.is_open = outer
             phase.row.assign(np.int32(row))
             if row >= 0 and optimizer.budget is not None:
                 ledger.limit_steps(
