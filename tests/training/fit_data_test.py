@@ -23,7 +23,7 @@ def prepare(x=X, y=Y, sample_weight=None, **changes):
         "validation_data": None,
         **changes,
     }
-    return fit_data.prepare(x, y, sample_weight, **settings)
+    return fit_data.prepare((x, y, sample_weight), **settings)
 
 
 def test_arrays_are_poisson_sampled():

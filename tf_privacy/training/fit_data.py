@@ -51,9 +51,7 @@ def is_array_input(x) -> bool:
 
 
 def prepare(
-    x,
-    y,
-    sample_weight,
+    arrays,
     *,
     batch_size,
     steps_per_epoch,
@@ -63,9 +61,7 @@ def prepare(
     """Returns what to hand to Keras, and how to account for it.
 
     Args:
-        x: As `fit` received it.
-        y: As `fit` received it.
-        sample_weight: As `fit` received it.
+        arrays: x, y and sample_weight as `fit` received them.
         batch_size: Expected batch size for arrays.
         steps_per_epoch: As `fit` received it.
         validation_split: As `fit` received it.
@@ -78,6 +74,7 @@ def prepare(
         ValueError: If arrays do not match, or a split is asked of what is not
             an array.
     """
+    x, y, sample_weight = arrays
     if is_array_input(x):
         return _from_arrays(
             x,

@@ -253,14 +253,8 @@ class PrivateTraining:
         """
         self._check_ready("fit")
         source = fit_data.prepare(
-            x,
-            y,
-            sample_weight,
-            batch_size=(
-                self._default_batch_size(x)
-                if batch_size is None
-                else batch_size
-            ),
+            (x, y, sample_weight),
+            batch_size=self._choose_batch_size(x, batch_size),
             steps_per_epoch=steps_per_epoch,
             validation_split=validation_split,
             validation_data=validation_data,
