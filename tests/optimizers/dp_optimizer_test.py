@@ -289,6 +289,21 @@ def test_privacy_parameters_are_checked(name):
             make_optimizer(**{name: value})
 
 
+@pytest.mark.parametrize(
+    "l2_norm_clip, noise_multiplier",
+    [(1e-45, 1.0), (2e-38, 0.3), (1.0, 1e-40), (1e39, 1.0), (1e30, 1e30)],
+)
+def test_noise_that_float32_cannot_hold_is_refused(
+    l2_norm_clip, noise_multiplier
+):
+    """A standard deviation of 6e-39 is flushed to 0 and a clipped gradient of
+    2e-38 is not: it would be released as it is."""
+    with pytest.raises(ValueError, match="^(l2_norm_clip|noise_mult|stddev)"):
+        make_optimizer(
+            l2_norm_clip=l2_norm_clip, noise_multiplier=noise_multiplier
+        )
+
+
 def test_the_divisor_is_checked():
     optimizer = make_optimizer(expected_batch_size=None)
     for value in NO_NUMBERS:
@@ -501,3 +516,32 @@ def test_a_tensorflow_checkpoint_brings_its_steps_along(tmp_path):
     tf.train.Checkpoint(optimizer=other).restore(path)
     other.apply(clipped)
     assert other.ledger.num_steps() == 4
+
+
+@pytest.mark.parametrize("budget_first", [False, True])
+def test_a_tensorflow_checkpoint_takes_no_budget_off(budget_first, tmp_path):
+    """Older than the budget, or than the steps that were taken within it."""
+    optimizer, clipped = make_optimizer(), make_sum([make_variable()])
+    optimizer.build(list(clipped.variables))
+    checkpoint = tf.train.Checkpoint(optimizer=optimizer)
+    row = optimizer.ledger.row_of(optimizer.step_kind())
+
+    def set_budget():
+        optimizer.set_budget((1.0, 1e-5))
+        optimizer.ledger.set_limit(row, 2)
+
+    if budget_first:
+        set_budget()
+    path = checkpoint.save(str(tmp_path / "old"))
+    if not budget_first:
+        set_budget()
+    optimizer.apply(clipped)
+    optimizer.apply(clipped)
+    checkpoint.restore(path)
+    assert optimizer.budget == (1.0, 1e-5)
+    before = state_of(optimizer, clipped)
+    with pytest.raises(tf_privacy.PrivacyBudgetError):
+        optimizer.apply(clipped)
+    for a, b in zip(before, state_of(optimizer, clipped), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert optimizer.ledger.num_steps() == 2

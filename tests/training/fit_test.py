@@ -204,6 +204,19 @@ def test_examples_that_are_not_finite_do_no_harm():
     assert np.isfinite(model.get_weights()[0]).all()
 
 
+@pytest.mark.parametrize("microbatch_size", [None, 3])
+def test_a_model_that_is_not_built_yet_is_built(microbatch_size):
+    model = tf_privacy.DPSequential(
+        [keras.layers.Dense(3), keras.layers.Dense(1)]
+    )
+    optimizer = make_optimizer(
+        expected_batch_size=8, microbatch_size=microbatch_size
+    )
+    model.compile(optimizer, "mse", run_eagerly=True)
+    model.train_on_batch(X[:8], Y[:8])
+    assert num_steps(model) == 1
+
+
 # The same steps as Keras.
 
 ALMOST_NO_PRIVACY = {"l2_norm_clip": 1e3, "noise_multiplier": 1e-9}

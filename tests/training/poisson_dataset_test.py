@@ -226,6 +226,16 @@ def test_what_has_no_rows_is_refused(x):
         make(x)
 
 
+@pytest.mark.parametrize("source", ["numpy", "h5py"])
+def test_integers_that_would_wrap_around_are_refused(source, tmp_path):
+    """Keras makes them int32: 2**32 + 1 would be embedded as 1."""
+    array = numbered("int64")
+    array[7, 0] = 2**32 + 1
+    with pytest.raises(ValueError, match="must hold integers within"):
+        dataset = make(SOURCES[source](array, tmp_path), expected_batch_size=50)
+        dataset[0]
+
+
 def test_scipy_sparse_is_read_or_refused(tmp_path):
     """Keras reads it; what must not happen is an error without a remedy."""
     sparse = pytest.importorskip("scipy.sparse")

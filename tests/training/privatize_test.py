@@ -375,6 +375,19 @@ def test_an_optimizer_put_in_by_hand_is_refused():
             train(X, Y)
 
 
+def test_a_private_optimizer_put_in_by_hand_is_refused_or_counts():
+    """The compiled step may still hold the old one."""
+    model = tf_privacy.privatize(sequential())
+    model.compile(make_optimizer(), "mse")
+    model.fit(X, Y, verbose=0)
+    model.optimizer = make_optimizer()
+    try:
+        model.fit(X, Y, verbose=0)
+    except (TypeError, ValueError):
+        return
+    assert model.privacy_statement(delta=1e-5).num_steps == 6
+
+
 def test_a_model_without_a_loss_is_refused():
     model = tf_privacy.privatize(sequential())
     model.compile(make_optimizer())

@@ -250,6 +250,26 @@ def test_compiling_again_keeps_the_budget():
     assert steps_of(model) == spent
 
 
+@pytest.mark.parametrize("file", ["model.keras", "model.weights.h5"])
+def test_a_budget_comes_along_without_an_optimizer(file, tmp_path):
+    """Whatever the order of loading and compiling."""
+    model = make_model()
+    fit(model, callbacks=[tf_privacy.PrivacyBudget(3.5, DELTA)], epochs=9)
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    if file == "model.keras":
+        other = keras.models.load_model(tmp_path / file, compile=False)
+    else:
+        other = tf_privacy.privatize(sequential())
+        other.load_weights(tmp_path / file)
+    other.compile(make_optimizer(), "mse", run_eagerly=True)
+    assert other.optimizer.budget == (3.5, DELTA)
+    before = other.get_weights()
+    with pytest.raises(tf_privacy.PrivacyBudgetError):
+        other.train_on_batch(X[:8], Y[:8])
+    np.testing.assert_array_equal(before[0], other.get_weights()[0])
+
+
 # Rolling back.
 
 
@@ -386,3 +406,19 @@ def test_a_run_that_is_taken_up_again_stays_within_its_budget(order, tmp_path):
     assert one_more > 7.4
     assert history.history["epsilon"][-1] == pytest.approx(epsilon)
     assert int(resumed.optimizer.iterations) == steps_of(resumed)
+
+
+def test_a_run_taken_up_without_the_callback_keeps_its_budget(tmp_path):
+    """The file brings the budget; what is left of it may be used."""
+
+    def run(*callbacks):
+        model = make_model()
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        fit(model, epochs=3, callbacks=[backup, *callbacks])
+        return model
+
+    with pytest.raises(RuntimeError, match="crash"):
+        run(tf_privacy.PrivacyBudget(9.0, DELTA), Crash(after=3))
+    resumed = run()
+    check_spent(resumed, 6)
+    assert resumed.optimizer.budget == (9.0, DELTA)
