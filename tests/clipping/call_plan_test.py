@@ -316,11 +316,10 @@ def test_a_loss_that_depends_on_the_data_is_refused(make, rematerialised):
         exactness.make_clip(model, X, Y, graph=False)(X, Y)
 
 
-def test_a_rematerialised_layer_takes_the_loop():
+def test_rematerialised_layers():
     with keras.RematScope(mode="full"):
         model = stack(layers.Dense(4, activation="tanh"), layers.Dense(3))
-    assert "rematerialised" in exactness.paths(model, X)
-    # Keras cannot trace a rematerialised layer in a graph either.
+    # In a graph Keras itself cannot run a rematerialised layer.
     assert exactness.error_to_loop(model, X, Y, graph=False) <= 1e-5
 
 
@@ -349,8 +348,6 @@ RANDOM = {
     ),
     "tensorflow": lambda layer, h: tf.nn.dropout(h, 0.5),
     "generator": lambda layer, h: h * layer.generator.uniform(tf.shape(h)),
-    # The same numbers in every step, but not for every number of rows.
-    "constant": lambda layer, h: h + keras.random.normal(ops.shape(h), seed=3),
 }
 
 
@@ -359,6 +356,18 @@ def test_random_numbers_on_the_generic_path_take_the_loop(name):
     # A recomputation for one row would draw others than the forward pass.
     model = stack(Noisy(RANDOM[name]), layers.Dense(3))
     assert isinstance(exactness.paths(model, X), str)
+
+
+def test_noise_by_the_place_in_the_batch_is_refused_or_that_of_one_row():
+    # The same numbers in every step, but not for every number of rows.
+    fixed = lambda layer, h: h + keras.random.normal(ops.shape(h), seed=3)
+    model = stack(Noisy(fixed), layers.Dense(3))
+    try:
+        error = exactness.error_to_loop(model, X, Y)
+    except ValueError as refused:
+        assert str(refused).startswith("model must")
+    else:
+        assert error <= 1e-5
 
 
 def test_random_numbers_beside_rules_keep_the_rules():

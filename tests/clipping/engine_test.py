@@ -488,7 +488,7 @@ def test_small_gradients_do_not_vanish_in_float16():
         )
     _, norms = exactness.make_clip(model, x, y)(x, y)
     _, expected = exactness.make_clip(twin, x, y)(x, y)
-    np.testing.assert_allclose(norms, expected, 0.02)
+    np.testing.assert_allclose(norms, expected, 0.1)
 
 
 def test_float64_models():

@@ -348,10 +348,15 @@ def test_mixing_is_refused_in_a_traced_function():
             exactness.make_clip(model, x, y)(x, y)
 
 
-def test_a_model_with_inputs_that_cannot_be_made_up_asks_for_rows():
+@pytest.mark.parametrize("generic", [False, True])
+def test_a_model_with_inputs_that_cannot_be_made_up_asks_for_rows(generic):
     # Its one word is 0; made-up words are 0 and 1.
     model = exactness.stack(
-        layers.Embedding(1, 3), layers.Flatten(), shape=(1,), dtype="int32"
+        layers.Embedding(1, 3),
+        layers.PReLU() if generic else layers.ReLU(),
+        layers.Flatten(),
+        shape=(1,),
+        dtype="int32",
     )
     x, y = np.zeros((8, 1), "int32"), exactness.normal(1, 8, 3)
     with pytest.raises(ValueError, match="model must run on made-up inputs"):

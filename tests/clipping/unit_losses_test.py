@@ -190,14 +190,3 @@ def test_no_rows():
     loss = keras.losses.MeanSquaredError()
     got = compute(loss, POSITIVE[:0], NUMBERS[:0], STEP_WEIGHTS[:0])
     assert got.shape == (0,)
-
-
-@pytest.mark.parametrize("which", ["y", "sample_weight"])
-@pytest.mark.parametrize("num_rows", [1, ROWS - 1, ROWS + 1, 2 * ROWS])
-def test_every_part_must_have_the_same_number_of_rows(which, num_rows):
-    # One row of targets for a whole batch would act through every example.
-    data = {"y": POSITIVE, "y_pred": NUMBERS, "sample_weight": ROW_WEIGHTS}
-    data[which] = np.resize(data[which], (num_rows, *data[which].shape[1:]))
-    loss = keras.losses.MeanSquaredError()
-    with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
-        compute(loss, *data.values())

@@ -211,7 +211,8 @@ STEPS = {
     "adamw_norm": ("AdamW", {"global_clipnorm": 0.5}),
     "rmsprop": ("RMSprop", {"centered": True, "momentum": 0.5}),
     "adagrad": ("Adagrad", {"initial_accumulator_value": 0.5}),
-    "ema": ("Adam", {"use_ema": True, "ema_overwrite_frequency": 2}),
+    "ema": ("Adam", {"use_ema": True, "ema_momentum": 0.5}),
+    "ema_overwrites": ("SGD", {"use_ema": True, "ema_overwrite_frequency": 2}),
     "schedule": ("SGD", {"learning_rate": Halving(0.5)}),
 }
 

@@ -178,6 +178,16 @@ def test_an_older_copy_takes_nothing_back():
     assert ledger.entries() == [(POISSON, 5), (USER, 4)]
 
 
+def test_an_older_copy_of_another_run_takes_nothing_back():
+    ledger, other = make_ledger(), make_ledger()
+    count(other, POISSON, 2)
+    older = other.to_numpy()
+    count(other, POISSON, 3)
+    ledger.merge(other.to_numpy())
+    ledger.merge(older)
+    assert ledger.entries() == [(POISSON, 5)]
+
+
 def test_a_newer_copy_is_taken_in():
     """As when a process that crashed has counted on, and saved."""
     ledger = make_ledger()

@@ -53,12 +53,18 @@ class CallPlan:
         calls: Place -> tapped call.
         loop_reason: If not empty, why only a loop over single examples will
             do; `calls` is empty then.
-        is_confirmed: Whether the generic calls were seen to be recomputable.
+        is_confirmed: Whether its gradients were seen to be the model's.
+        is_random: Whether the model draws random numbers in training.
     """
 
     calls: dict[tuple[int, ...], TappedCall]
     loop_reason: str = ""
     is_confirmed: bool = False
+    is_random: bool = False
+
+    def layers(self):
+        """Returns the layers that are tapped."""
+        return [call.layer for call in self.calls.values()]
 
 
 class _Node:
@@ -89,8 +95,9 @@ class _Node:
 class _Observer:
     """Builds the tree of calls while the model runs on placeholders."""
 
-    def __init__(self, trainable):
-        self._trainable = {id(v) for v in trainable}
+    def __init__(self, model):
+        self._trainable = {id(v) for v in model.trainable_variables}
+        self._seeds = keras_internals.seed_states(model)
         self.root = None
         self._stack = []
         self._graph = None
@@ -132,17 +139,37 @@ class _Observer:
         """Notes a use of random numbers; refuses any other state."""
         del value
         layer = self._stack[-1].layer if self._stack else None
-        if not keras_internals.is_seed_state(variable):
-            raise ValueError(
-                "model must hold no layer that changes its own state while it "
-                f"trains: what it learns from the data has no noise. Received: "
-                f"layer {getattr(layer, 'name', None)!r} "
-                f"({type(layer).__name__}), which updates "
-                f"{variable.path!r}. Replace it; for BatchNormalization, use "
-                "GroupNormalization or LayerNormalization."
-            )
+        check_update(variable, self._seeds, layer)
         if self._stack:
             self._stack[-1].seeded = True
+
+
+def check_update(variable, seeds, layer) -> None:
+    """Raises if a layer changes a state that is not a random generator's.
+
+    Args:
+        variable: The `keras.Variable` that is updated.
+        seeds: From `keras_internals.seed_states`.
+        layer: The running layer, or None.
+
+    Raises:
+        ValueError: If the state may have been learnt from the data.
+    """
+    if id(variable) in seeds or keras_internals.is_global_seed_state(variable):
+        return
+    _refuse_state(
+        f"layer {getattr(layer, 'name', None)!r} ({type(layer).__name__}), "
+        f"which updates {variable.path!r}"
+    )
+
+
+def _refuse_state(received: str):
+    raise ValueError(
+        "model must hold no layer that changes its own state while it trains: "
+        f"what it learns from the data has no noise. Received: {received}. "
+        "Replace it; for BatchNormalization, use GroupNormalization or "
+        "LayerNormalization."
+    )
 
 
 def _is_row(leaf) -> bool:
@@ -236,21 +263,25 @@ def _trace(model, specs, observer):
 
 
 def _make_plan(model, inputs) -> CallPlan:
-    observer = _Observer(model.trainable_variables)
+    observer = _Observer(model)
+    specs = keras.tree.map_structure(_probe_spec, inputs)
+    graph = _trace(model, specs, observer)
+    assignment = backend.find_assignment(graph)
+    if assignment:
+        _refuse_state(f"an assignment behind Keras's back, {assignment!r}")
     if any(
         keras_internals.is_rematerialized(layer)
         for layer in keras_internals.flatten_layers(model)
     ):
         return CallPlan(calls={}, loop_reason="a layer is rematerialised")
-    specs = keras.tree.map_structure(_probe_spec, inputs)
-    graph = _trace(model, specs, observer)
     nodes = _collect(observer.root)
     calls = [_tapped_call(n) for n in nodes]
     reason = _loop_reason(nodes, calls, observer.root, graph)
     if reason:
         return CallPlan(calls={}, loop_reason=reason)
     return CallPlan(
-        calls={n.place: c for n, c in zip(nodes, calls, strict=True)}
+        calls={n.place: c for n, c in zip(nodes, calls, strict=True)},
+        is_random=any(n.seeded for n in observer.root.subtree()),
     )
 
 

@@ -162,7 +162,9 @@ def _book_keeping(model, x, y, sample_weight, plan, loss, l2_norm_clip):
         return ops.sum(losses) * scale, (y_pred, losses)
 
     (y_pred, losses), cotangents = backend.pull_back(forward)
-    terms = taps.collect_terms(recorders[0].records, cotangents, 1.0 / scale)
+    terms = taps.collect_terms(
+        recorders[0].records, cotangents, 1.0 / scale, variables
+    )
     squared = ops.zeros_like(losses)
     for term in terms.values():
         squared = squared + term.squared_norms()

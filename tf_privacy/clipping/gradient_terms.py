@@ -306,8 +306,10 @@ def _with_round_off(total, largest, length: int):
 
 def _gram_squared_norms(inputs, cotangents):
     """Returns `[B]`: sum_{t,s} (a[t] . a[s]) (g[t] . g[s]), rounded up."""
-    inputs, input_scale = _scaled(inputs)
-    cotangents, cotangent_scale = _scaled(cotangents)
+    # The size of an input goes over to the cotangent at its position, so that
+    # no position can be flushed to zero behind a larger one.
+    inputs, sizes = _scaled(inputs, axis=-1)
+    cotangents, scale = _scaled(cotangents * sizes, axis=(1, 2))
     gram_a = ops.matmul(inputs, ops.swapaxes(inputs, 1, 2))
     gram_g = ops.matmul(cotangents, ops.swapaxes(cotangents, 1, 2))
     total = ops.sum(ops.einsum("bts,bts->bt", gram_a, gram_g), axis=1)
@@ -315,18 +317,15 @@ def _gram_squared_norms(inputs, cotangents):
     largest = ops.square(ops.sum(sizes, axis=1))
     length = max(inputs.shape[-1], cotangents.shape[-1])
     scaled = _with_round_off(total, largest, length)
-    scale = input_scale * cotangent_scale
+    scale = scale[:, 0, 0]
     return scaled * scale * scale + _FLUSHED_SQUARE
 
 
-def _scaled(array):
-    """Returns rows over their largest entry, and that entry, `[B]`.
-
-    So that no square of what matters is flushed to zero.
-    """
-    largest = ops.max(ops.abs(array), axis=(1, 2), initial=0.0)
+def _scaled(array, axis):
+    """Returns an array over its largest entries along `axis`, and these."""
+    largest = ops.max(ops.abs(array), axis=axis, keepdims=True, initial=0.0)
     scale = ops.where(largest > 0.0, largest, ops.ones_like(largest))
-    return array / scale[:, None, None], scale
+    return array / scale, scale
 
 
 def merge_terms(terms):

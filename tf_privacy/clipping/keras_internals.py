@@ -104,9 +104,19 @@ def assign_directly(variable, value):
     variable._direct_assign(value)
 
 
-def is_seed_state(variable) -> bool:
-    """True for the state of a `keras.random.SeedGenerator`."""
-    return "seed_generator" in variable.path
+def seed_states(model) -> set[int]:
+    """Returns the ids of the states of a model's random generators."""
+    return {
+        id(generator.state)
+        for layer in flatten_layers(model)
+        for generator in getattr(layer, "_seed_generators", ())
+    }
+
+
+def is_global_seed_state(variable) -> bool:
+    """True for the state behind random numbers without a seed."""
+    generator = global_state.get_global_attribute("global_seed_generator")
+    return generator is not None and variable is generator.state
 
 
 class CallContext:

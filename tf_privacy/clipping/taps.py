@@ -22,12 +22,14 @@ class _Record:
         saved: What its rule saved, or the generic call's way to recompute.
         first: Position of its first tap.
         outputs: The tapped tensors.
+        visit: How many calls had begun before it.
     """
 
     call: call_plan.TappedCall
     saved: Any
     first: int
     outputs: list
+    visit: int
 
 
 class TapRecorder:
@@ -47,20 +49,38 @@ class TapRecorder:
         self._counters = [0]
         self._place = None
         self._depth_in_tapped = 0
+        self._graph = None
+        self._visited = []
+        self._stack = []
         self.records = []
 
-    def run(self, model, inputs, on_update=keras_internals.assign_directly):
-        """Returns the model's outputs in training mode.
+    def run(
+        self,
+        model,
+        inputs,
+        on_update=keras_internals.assign_directly,
+        training=True,
+    ):
+        """Returns the model's outputs.
 
         Args:
             model: The planned model.
             inputs: A structure of tensors `[B, ...]`.
             on_update: What to do with an update of the state of a random
                 generator.
+            training: Whether the model is to behave as in training.
         """
-        state = keras_internals.ObservedState(self._on_read, on_update)
+        seeds = keras_internals.seed_states(model)
+
+        def update(variable, value):
+            layer = self._stack[-1] if self._stack else model
+            call_plan.check_update(variable, seeds, layer)
+            on_update(variable, value)
+
+        state = keras_internals.ObservedState(self._on_read, update)
+        self._graph = backend.current_graph()
         with state, keras_internals.intercepted_calls(model, self._intercept):
-            outputs = model(inputs, training=True)
+            outputs = model(inputs, training=training)
         if len(self.records) != len(self._plan.calls):
             raise RuntimeError(
                 "tf_privacy planned to tap "
@@ -80,9 +100,19 @@ class TapRecorder:
                 "as a bug."
             )
 
+    def layers_after(self, record):
+        """Returns the names of the layers that ran from a tapped call on."""
+        names = [layer.name for layer in self._visited[record.visit :]]
+        return list(dict.fromkeys(names))
+
     def _intercept(self, layer, call, args, kwargs):
         if self._depth_in_tapped:
             return call(*args, **kwargs)
+        if backend.current_graph() is not self._graph:
+            # As in the plan: it belongs to the call that opened the loop.
+            return call(*args, **kwargs)
+        self._visited.append(layer)
+        self._stack.append(layer)
         place = self._enter()
         try:
             planned = self._plan.calls.get(place)
@@ -95,6 +125,7 @@ class TapRecorder:
                 self._depth_in_tapped -= 1
         finally:
             self._leave()
+            self._stack.pop()
 
     def _enter(self):
         if self._place is None:
@@ -129,7 +160,13 @@ class TapRecorder:
             )
             saved = (call, args, kwargs, keras_internals.CallContext())
         self.records.append(
-            _Record(call=planned, saved=saved, first=first, outputs=tapped)
+            _Record(
+                call=planned,
+                saved=saved,
+                first=first,
+                outputs=tapped,
+                visit=len(self._visited),
+            )
         )
         return outputs
 
@@ -138,18 +175,20 @@ def _is_float(tensor) -> bool:
     return ops.is_tensor(tensor) and "float" in ops.dtype(tensor)
 
 
-def collect_terms(records, cotangents, unscale: float):
+def collect_terms(records, cotangents, unscale: float, trainable):
     """Returns the gradient term of each variable, merged over its uses.
 
     Args:
         records: From `TapRecorder.records`.
         cotangents: From `backend.pull_back`.
         unscale: What to multiply cotangents with (1 / loss scale).
+        trainable: The variables to return terms for.
 
     Returns:
         A dict: id of the variable -> term. A variable without an entry has
         no influence on the loss.
     """
+    wanted = {id(v) for v in trainable}
     terms = {}
     for record in records:
         stop = record.first + len(record.outputs)
@@ -169,39 +208,9 @@ def collect_terms(records, cotangents, unscale: float):
         else:
             pairs = _generic_terms(record, mine)
         for variable, term in pairs:
-            terms.setdefault(id(variable), []).append(term)
+            if id(variable) in wanted:
+                terms.setdefault(id(variable), []).append(term)
     return {k: gradient_terms.merge_terms(v) for k, v in terms.items()}
-
-
-def find_changed_call(records, row: int):
-    """Returns a generic call that gives another result when run alone.
-
-    A call that depends on more than its arguments (a tensor that another layer
-    left behind, for example) cannot be recomputed for one example.
-
-    Args:
-        records: From `TapRecorder.records`, in eager mode.
-        row: Which example to recompute.
-
-    Returns:
-        The TappedCall, or None if all agree.
-    """
-    for record in records:
-        if record.call.rule is not None:
-            continue
-        recompute, rows_and_masks = _make_recompute(record)
-        with keras.StatelessScope():
-            alone = recompute(
-                keras.tree.map_structure(lambda t: t[row], rows_and_masks)
-            )
-        for output, expected in zip(alone, record.outputs, strict=True):
-            expected = ops.cast(expected, "float32")[row]
-            if tuple(output.shape) != tuple(expected.shape):
-                return record.call
-            scale = ops.max(ops.abs(expected), initial=1e-30)
-            if not bool(ops.all(ops.abs(output - expected) <= 1e-3 * scale)):
-                return record.call
-    return None
 
 
 def _generic_terms(record, cotangents):

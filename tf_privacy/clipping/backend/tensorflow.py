@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The only file of the clipping engine that speaks TensorFlow."""
 
+from concurrent import futures
+
 import keras
 import tensorflow as tf
 
@@ -47,6 +49,18 @@ def gradient(function, variables):
     return tape.gradient(
         scalar, values, unconnected_gradients=tf.UnconnectedGradients.ZERO
     )
+
+
+def isolated_gradient(function, variables):
+    """Returns `gradient(function, variables)` without changing any state."""
+    values = [v.value for v in variables]
+    with keras.StatelessScope():
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            scalar = function()
+        return tape.gradient(
+            scalar, values, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
 
 
 def map_rows(function, rows):
@@ -201,17 +215,34 @@ def trace(function, specs):
 
 def has_unseeded_random_operation(graph) -> bool:
     """True if a random operation in `graph` keeps state outside of Keras."""
-    operations = list(graph.get_operations())
-    for function in graph.as_graph_def().library.function:
+    return any(_is_stateful_random(o.op) for o in _operations(graph))
+
+
+def find_assignment(graph) -> str:
+    """Returns the name of an operation that changes a variable, or ""."""
+    for operation in _operations(graph):
+        if operation.op.startswith(_ASSIGNMENTS):
+            return operation.name
+    return ""
+
+
+_ASSIGNMENTS = ("Assign", "ResourceScatter", "ResourceApply", "ScatterUpdate")
+
+
+def _operations(graph):
+    """Returns every operation of a graph and of the functions in it."""
+    definition = graph.as_graph_def()
+    operations = list(definition.node)
+    for function in definition.library.function:
         operations.extend(function.node_def)
-    types = (getattr(o, "type", None) or o.op for o in operations)
-    return any(_is_stateful_random(t) for t in types)
+    return operations
 
 
 def _is_stateful_random(op_type: str) -> bool:
     return not op_type.startswith("Stateless") and (
         op_type.startswith(("Random", "Multinomial", "ParameterizedTruncated"))
-        or op_type in ("TruncatedNormal", "StatefulStandardNormalV2")
+        or op_type.startswith(("Stateful", "RngReadAndSkip"))
+        or op_type == "TruncatedNormal"
     )
 
 
@@ -223,6 +254,21 @@ def is_eager() -> bool:
 def outside_of_graph():
     """Returns a context that is eager even while a function is traced."""
     return tf.init_scope()
+
+
+def run_outside_of_graph(function):
+    """Returns `function()`, run eagerly even while a graph is being traced.
+
+    In a thread of its own: `tf.init_scope` would silence every gradient tape,
+    and a check that compares gradients would find them all equal to zero.
+
+    Args:
+        function: A function without arguments.
+    """
+    if tf.executing_eagerly():
+        return function()
+    with futures.ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(function).result()
 
 
 def first_row_leak(function, inputs) -> float:
