@@ -416,11 +416,15 @@ class Branching(keras.Model):
     ],
     ids=["other", "fewer", "more", "raw"],
 )
-def test_a_call_that_depends_on_the_number_of_rows_is_refused(function, graph):
+def test_a_call_that_depends_on_the_number_of_rows_is_exact(function, graph):
+    # Or refused: what it does for one example alone is what counts.
     model = exactness.compiled(Branching(function), X)
     y = exactness.normal(1, 8, 5)
-    with pytest.raises((ValueError, RuntimeError)):
-        exactness.make_clip(model, X, y, graph=graph)(X, y)
+    try:
+        error = exactness.error_to_loop(model, X, y, graph=graph)
+    except (ValueError, RuntimeError):
+        return
+    assert error <= 1e-5
 
 
 class Positions(keras.Model):

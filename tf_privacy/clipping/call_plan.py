@@ -269,11 +269,6 @@ def _make_plan(model, inputs) -> CallPlan:
     assignment = backend.find_assignment(graph)
     if assignment:
         _refuse_state(f"an assignment behind Keras's back, {assignment!r}")
-    if any(
-        keras_internals.is_rematerialized(layer)
-        for layer in keras_internals.flatten_layers(model)
-    ):
-        return CallPlan(calls={}, loop_reason="a layer is rematerialised")
     nodes = _collect(observer.root)
     calls = [_tapped_call(n) for n in nodes]
     reason = _loop_reason(nodes, calls, observer.root, graph)

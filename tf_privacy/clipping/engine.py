@@ -22,6 +22,9 @@ from tf_privacy.clipping.backend import backend
 # divided out in float32 before the norms. A power of two: exact.
 _FLOAT16_LOSS_SCALE = 2.0**10
 
+# Squares of norms in this range are numbers of float32.
+_SMALLEST_CLIP, _LARGEST_CLIP = 1e-12, 1e18
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ClippedStep:
@@ -65,8 +68,9 @@ def clipped_gradients(
         y: A structure of tensors `[B, ...]`, or None.
         sample_weight: A structure of tensors `[B, ...]`, or None.
         l2_norm_clip: L2 bound on one example's gradient; gradient units; > 0.
-        loss: `loss(y, y_pred, sample_weight)` for a batch of one example;
-            None takes the loss that the model was compiled with.
+        loss: `loss(y, y_pred, sample_weight)` for a batch of one example, a
+            function of nothing else; None takes the one that the model was
+            compiled with.
 
     Returns:
         A ClippedStep.
@@ -77,9 +81,15 @@ def clipped_gradients(
 
     Source: book-keeping, Bu et al. 2023, arXiv:2210.00038.
     """
-    l2_norm_clip = _checks.check_real("l2_norm_clip", l2_norm_clip, above=0.0)
+    l2_norm_clip = _checks.check_real(
+        "l2_norm_clip",
+        l2_norm_clip,
+        at_least=_SMALLEST_CLIP,
+        at_most=_LARGEST_CLIP,
+    )
     x, y, sample_weight = _as_tensors((x, y, sample_weight))
-    loss = loss or compiled_loss(model)
+    _check_lengths((x, y, sample_weight))
+    loss = _without_weights(loss or compiled_loss(model), model)
     keras_internals.build_for(model, x)
     variables = tuple(model.trainable_variables)
     if not variables:
@@ -120,7 +130,11 @@ def sum_over_microbatches(clip, data, microbatch_size: int, model, observe):
         model: The model whose trainable variables `clip` clips for.
         observe: Called with each piece's ClippedStep and data.
     """
+    microbatch_size = _checks.check_integer(
+        "microbatch_size", microbatch_size, at_least=1
+    )
     data = _as_tensors(data)
+    _check_lengths(data)
     leaf = next(t for t in keras.tree.flatten(data) if t is not None)
     variables = tuple(model.trainable_variables)
     sensitivities = []
@@ -191,6 +205,38 @@ def _loss_scale(model) -> float:
         layer.compute_dtype for layer in keras_internals.flatten_layers(model)
     }
     return _FLOAT16_LOSS_SCALE if "float16" in dtypes else 1.0
+
+
+def _check_lengths(data):
+    """Raises if tensors that go together are known to differ in length."""
+    leaves = [t for t in keras.tree.flatten(data) if t is not None]
+    lengths = {t.shape[0] if len(t.shape) else 0 for t in leaves} - {None}
+    if len(lengths) > 1:
+        raise ValueError(
+            "x, y and sample_weight must have the same number of rows. "
+            f"Received: {sorted(lengths)} rows. Row i of each must belong to "
+            "the same example."
+        )
+
+
+def _without_weights(loss, model):
+    """Returns the loss, which raises if it reads the model's weights."""
+    trainable = {id(v) for v in model.trainable_variables}
+
+    def check_read(variable):
+        if id(variable) in trainable:
+            raise ValueError(
+                "loss must be a function of its arguments alone. Received: a "
+                f"loss that reads {variable.path!r}: that part of its gradient "
+                "would not be clipped. Use a regularizer, or make what it "
+                "reads an output of the model."
+            )
+
+    def checked(y, y_pred, sample_weight):
+        with keras_internals.ObservedState(check_read, lambda v, value: None):
+            return loss(y, y_pred, sample_weight)
+
+    return checked
 
 
 def _as_tensors(structure):

@@ -33,17 +33,20 @@ def intercepted_calls(model, intercept):
         intercept: `intercept(layer, call, args, kwargs) -> outputs`.
     """
     layers = flatten_layers(model)
-    before = [vars(layer).get("call") for layer in layers]
+    before = [dict(vars(layer)) for layer in layers]
     for layer in layers:
         vars(layer)["call"] = _bind(layer, layer.call, intercept)
+        # A rematerialised call would hide what is tapped within it.
+        vars(layer)["_remat_mode"] = None
     try:
         yield
     finally:
-        for layer, call in zip(layers, before, strict=True):
-            if call is None:
-                del vars(layer)["call"]
-            else:
-                vars(layer)["call"] = call
+        for layer, attributes in zip(layers, before, strict=True):
+            for name in ("call", "_remat_mode"):
+                if name in attributes:
+                    vars(layer)[name] = attributes[name]
+                else:
+                    del vars(layer)[name]
 
 
 def _bind(layer, call, intercept):
@@ -140,11 +143,6 @@ class CallContext:
                 yield
         finally:
             global_state.set_global_attribute(_CALL_CONTEXT, before)
-
-
-def is_rematerialized(layer) -> bool:
-    """True if the layer's `call` is recomputed in the backward pass."""
-    return bool(getattr(layer, "_remat_mode", None))
 
 
 def uses_own_call(layer, keras_class) -> bool:
@@ -258,4 +256,15 @@ def run_recurrence(step, inputs, initial_state, mask, layer):
         input_length=inputs.shape[1],
         zero_output_for_mask=layer.zero_output_for_mask,
         return_all_outputs=True,
+    )
+
+
+def input_specs(model):
+    """Returns the inputs of a functional or sequential model as specs."""
+    structure = getattr(model, "_inputs_struct", None)
+    if structure is None:
+        inputs = model.inputs
+        structure = inputs[0] if len(inputs) == 1 else inputs
+    return keras.tree.map_structure(
+        lambda t: keras.KerasTensor(t.shape, t.dtype), structure
     )

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_privacy.clipping import call_plan
 from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import plan_check
 from tf_privacy.clipping import probe_rows
@@ -66,14 +67,17 @@ def check_model(model, x=None) -> None:
                 f"Received: x=None and {model.name!r}. Pass a few rows of the "
                 "training data."
             )
-        x = keras.tree.map_structure(
-            lambda t: keras.KerasTensor(t.shape, t.dtype), model._inputs_struct
-        )
+        x = keras_internals.input_specs(model)
     rows = probe_rows.sample_rows(x)
 
     def check():
+        tensors = probe_rows.as_tensors(rows)
+        keras_internals.build_for(model, tensors)
+        # Without running it: a layer that changes its state is refused here.
+        call_plan.plan_calls(model, tensors)
         _compare(model, rows)
-        plan_check.confirmed_plan(model, probe_rows.as_tensors(rows))
+        plan_check.confirmed_plan(model, tensors)
+        _check_inputs(model, tensors)
 
     backend.run_outside_of_graph(check)
     _CHECKED[model] = _fingerprint(model)
@@ -93,7 +97,13 @@ def check_once(model, x) -> None:
         return
     try:
         check_model(model, probe_rows.as_specs(x))
-    except (TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+    except (
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        RuntimeError,
+        *backend.OPERATION_ERRORS,
+    ) as error:
         raise ValueError(
             "model must run on made-up inputs to be checked for layers that "
             f"mix examples. Received: {error!r}. Call "
@@ -152,7 +162,6 @@ def _same(before, after) -> bool:
 
 
 def _compare(model, rows):
-    keras_internals.build_for(model, probe_rows.as_tensors(rows))
     before, trace_before = _run(model, rows, 0, training=True)
     again, _ = _run(model, rows, 0, training=True)
     if _same(before, again):
@@ -161,8 +170,12 @@ def _compare(model, rows):
         if not _same(before, after):
             _refuse(model, trace_before, trace_after)
         _compare_alone(model, rows)
+
+
+def _check_inputs(model, tensors):
+    """Raises if the first row's outputs have a derivative at other rows."""
     leak = backend.first_row_leak(
-        lambda inputs: model(inputs, training=True), probe_rows.as_tensors(rows)
+        lambda inputs: model(inputs, training=True), tensors
     )
     if leak > 0.0:
         _refuse(model, [], [])

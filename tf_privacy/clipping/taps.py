@@ -175,7 +175,9 @@ def _is_float(tensor) -> bool:
     return ops.is_tensor(tensor) and "float" in ops.dtype(tensor)
 
 
-def collect_terms(records, cotangents, unscale: float, trainable):
+def collect_terms(
+    records, cotangents, unscale: float, trainable, only_row=None
+):
     """Returns the gradient term of each variable, merged over its uses.
 
     Args:
@@ -183,6 +185,8 @@ def collect_terms(records, cotangents, unscale: float, trainable):
         cotangents: From `backend.pull_back`.
         unscale: What to multiply cotangents with (1 / loss scale).
         trainable: The variables to return terms for.
+        only_row: None, or the only row whose cotangents are not zero: where a
+            layer is recomputed, then for that row alone.
 
     Returns:
         A dict: id of the variable -> term. A variable without an entry has
@@ -206,28 +210,43 @@ def collect_terms(records, cotangents, unscale: float, trainable):
                 record.call.layer, record.saved, mine
             )
         else:
-            pairs = _generic_terms(record, mine)
+            pairs = _generic_terms(record, mine, only_row)
         for variable, term in pairs:
             if id(variable) in wanted:
                 terms.setdefault(id(variable), []).append(term)
     return {k: gradient_terms.merge_terms(v) for k, v in terms.items()}
 
 
-def _generic_terms(record, cotangents):
+def _generic_terms(record, cotangents, only_row):
     """Recomputes one layer for each row and pulls its cotangents back."""
     recompute, rows_and_masks = _make_recompute(record)
-    row_gradients = (
-        backend.loop_row_gradients
-        if keras_internals.is_convolution(record.call.layer)
-        else backend.map_row_gradients
-    )
-    gradients = row_gradients(
-        recompute, rows_and_masks, cotangents, record.call.variables
-    )
+    variables = record.call.variables
+    if only_row is not None:
+        gradients = _only_row_gradients(
+            recompute, rows_and_masks, cotangents, variables, only_row
+        )
+    elif keras_internals.is_convolution(record.call.layer):
+        gradients = backend.loop_row_gradients(
+            recompute, rows_and_masks, cotangents, variables
+        )
+    else:
+        gradients = backend.map_row_gradients(
+            recompute, rows_and_masks, cotangents, variables
+        )
     return [
         (v, gradient_terms.Instantiated(g))
-        for v, g in zip(record.call.variables, gradients, strict=True)
+        for v, g in zip(variables, gradients, strict=True)
     ]
+
+
+def _only_row_gradients(recompute, rows, cotangents, variables, row):
+    num_rows = cotangents[0].shape[0]
+    one = keras.tree.map_structure(
+        lambda t: t[row : row + 1], (rows, cotangents)
+    )
+    gradients = backend.loop_row_gradients(recompute, *one, variables)
+    place = ops.one_hot(row, num_rows, dtype="float32")
+    return [ops.tensordot(place, g[0], axes=0) for g in gradients]
 
 
 def _make_recompute(record):

@@ -133,8 +133,7 @@ def test_a_gradient_at_another_row_is_a_leak(function, leaks, surroundings):
 
     def look_outside():
         # Where check_model looks from.
-        with backend.outside_of_graph():
-            look()
+        backend.run_outside_of_graph(look)
 
     if surroundings == "eager":
         look()

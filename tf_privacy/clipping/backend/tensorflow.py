@@ -6,6 +6,8 @@ from concurrent import futures
 import keras
 import tensorflow as tf
 
+OPERATION_ERRORS = (tf.errors.OpError,)
+
 
 def runs_as_written(function):
     """Decorates what AutoGraph must not rewrite in a user's `tf.function`."""
@@ -75,6 +77,17 @@ def map_rows(function, rows):
         rows: A structure of tensors `[B, ...]`.
     """
 
+    leaves = keras.tree.flatten(rows)
+    lengths = tf.stack([tf.shape(t)[0] for t in leaves])
+    # A single row would be broadcast: it would join every example.
+    check = tf.debugging.assert_equal(
+        lengths,
+        lengths[0],
+        "x, y and sample_weight must have the same number of rows.",
+    )
+    with tf.control_dependencies([check] if check is not None else []):
+        rows = keras.tree.map_structure(tf.identity, rows)
+
     def stateless(row):
         with keras.StatelessScope():
             return function(row)
@@ -98,13 +111,22 @@ def map_row_gradients(function, rows, cotangents, variables):
     """
     row_gradients = _make_row_gradients(function, variables)
     operands = (rows, cotangents)
-    try:
-        return tf.vectorized_map(row_gradients, operands, warn=False)
-    except (NotImplementedError, TypeError, ValueError):
-        # TensorFlow cannot vectorise some gradients of nested loops. One row
-        # after the other gives the same numbers; an error of the layer itself
-        # is raised again here.
-        return loop_row_gradients(function, rows, cotangents, variables)
+
+    def map_all():
+        try:
+            return tf.vectorized_map(row_gradients, operands, warn=False)
+        except (NotImplementedError, TypeError, ValueError):
+            # TensorFlow cannot vectorise some gradients of nested loops. One
+            # row after the other gives the same numbers; an error of the layer
+            # itself is raised again here.
+            return loop_row_gradients(function, rows, cotangents, variables)
+
+    def no_rows():
+        return [tf.zeros((0, *v.shape), tf.float32) for v in variables]
+
+    # Not every vectorised operation takes zero rows.
+    num_rows = tf.shape(keras.tree.flatten(rows)[0])[0]
+    return tf.cond(num_rows > 0, map_all, no_rows)
 
 
 def loop_row_gradients(function, rows, cotangents, variables):
@@ -128,7 +150,7 @@ def loop_row_gradients(function, rows, cotangents, variables):
         fn_output_signature=[
             tf.TensorSpec(v.shape, tf.float32) for v in variables
         ],
-        parallel_iterations=32,
+        parallel_iterations=1 if tf.executing_eagerly() else 32,
     )
 
 
@@ -238,11 +260,23 @@ def _operations(graph):
     return operations
 
 
+_STATEFUL_RANDOM = (
+    "RngReadAndSkip",
+    "StatefulRandomBinomial",
+    "StatefulStandardNormal",
+    "StatefulStandardNormalV2",
+    "StatefulTruncatedNormal",
+    "StatefulUniform",
+    "StatefulUniformFullInt",
+    "StatefulUniformInt",
+    "TruncatedNormal",
+)
+
+
 def _is_stateful_random(op_type: str) -> bool:
     return not op_type.startswith("Stateless") and (
         op_type.startswith(("Random", "Multinomial", "ParameterizedTruncated"))
-        or op_type.startswith(("Stateful", "RngReadAndSkip"))
-        or op_type == "TruncatedNormal"
+        or op_type in _STATEFUL_RANDOM
     )
 
 
@@ -294,7 +328,7 @@ def first_row_leak(function, inputs) -> float:
         )
     gradients = tape.gradient(total, leaves) if leaves else []
     largest = [
-        tf.reduce_max(tf.abs(tf.cast(g, tf.float32)[1:]))
+        tf.reduce_max(tf.abs(tf.cast(densify(g), tf.float32)[1:]))
         for g in gradients
         if g is not None
     ]
