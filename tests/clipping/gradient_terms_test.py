@@ -355,7 +355,8 @@ def test_cancellation_never_hides_a_norm(num_positions, width, depth, constant):
         assert term._prefers_gram()
         got = term.squared_norms().numpy().astype("f8")
         worst = max(worst, np.sqrt(np.max(truth / got)))
-    assert worst <= 1 + 1e-5
+    # Equal terms are the worst for a running sum in float32.
+    assert worst <= 1 + (5e-5 if constant and depth > 64 else 1e-5)
 
 
 @pytest.mark.parametrize("depth", [1, 8, 64, 512])
@@ -373,7 +374,7 @@ def test_cancellation_never_hides_the_norm_of_a_table(depth):
             )
             got = term.squared_norms().numpy().astype("f8")
             worst = max(worst, np.sqrt(np.max(squared(total) / got)))
-    assert worst <= 1 + 1e-5
+    assert worst <= 1 + (5e-5 if depth > 64 else 1e-5)
 
 
 def ratio_to_truth(term, stack_norms):

@@ -197,23 +197,6 @@ def doubled_gradient(inputs, weight):
     return inputs @ weight, gradient
 
 
-def captured_in_custom_gradient(weight, inputs):
-    """Reads a variable inside of a function with its own gradient."""
-
-    @tf.custom_gradient
-    def product(inputs):
-        value = tf.convert_to_tensor(weight.value)
-
-        def gradient(upstream, variables=()):
-            of_inputs = upstream @ tf.transpose(value)
-            of_weight = tf.transpose(inputs) @ upstream
-            return of_inputs, [of_weight for _ in variables]
-
-        return inputs @ value, gradient
-
-    return product(inputs)
-
-
 def through_python(weight, inputs):
     outputs = tf.py_function(
         lambda x, w: x @ w, [inputs, weight.value], tf.float32
@@ -232,7 +215,6 @@ READS = {
     "numpy": lambda w, x: matmul(x, w.numpy()),
     "stopped": lambda w, x: matmul(x, tf.stop_gradient(w.value)),
     "custom_gradient": lambda w, x: doubled_gradient(x, w.value),
-    "captured": captured_in_custom_gradient,
     "py_function": through_python,
     "gathered": lambda w, x: x * tf.gather(w.value, [2], axis=0),
     "function": lambda w, x: tf.function(

@@ -131,7 +131,7 @@ def test_two_optimizers_have_noise_of_their_own():
         optimizer, variable = make_optimizer(), make_variable((1000,))
         optimizer.apply(make_sum([variable]))
         moved.append(value_of(variable))
-    assert not np.any(moved[0] == moved[1])
+    assert np.mean(moved[0] == moved[1]) < 0.01
 
 
 @pytest.mark.parametrize("make_copy", [copy.copy, copy.deepcopy])

@@ -298,8 +298,8 @@ def _with_round_off(total, largest, length: int):
         length: Terms in the inner products that the products were made of.
     """
     total = ops.maximum(total, 0.0)
-    # A running sum of equal terms, four at a time, loses this much at worst.
-    lost = _ROUND_OFF * (8.0 + length / 4.0) * largest
+    # What a running sum of equal terms loses at worst.
+    lost = _ROUND_OFF * (8.0 + length) * largest
     cancelled = total < _CANCELLED * largest
     return total + _ROUND_OFF * largest + ops.where(cancelled, lost, 0.0)
 

@@ -175,9 +175,19 @@ _CONVOLUTIONS = (
 )
 
 
-def is_convolution(layer) -> bool:
-    """True for the convolutions of Keras and classes derived from them."""
-    return isinstance(layer, _CONVOLUTIONS)
+def prefers_loop(layer) -> bool:
+    """True if single rows are faster, or safer, than a vectorised gradient.
+
+    Convolutions are well parallelised for one row. TensorFlow's vectorised
+    gradients of loops over time fail on some batch sizes.
+
+    Args:
+        layer: A `keras.layers.Layer`.
+    """
+    return any(
+        isinstance(below, (*_CONVOLUTIONS, keras.layers.RNN))
+        for below in layer._flatten_layers()
+    )
 
 
 def get_keras_mask(tensor):

@@ -225,7 +225,7 @@ def _generic_terms(record, cotangents, only_row):
         gradients = _only_row_gradients(
             recompute, rows_and_masks, cotangents, variables, only_row
         )
-    elif keras_internals.is_convolution(record.call.layer):
+    elif keras_internals.prefers_loop(record.call.layer):
         gradients = backend.loop_row_gradients(
             recompute, rows_and_masks, cotangents, variables
         )

@@ -45,7 +45,9 @@ def pull_back(function):
 def gradient(function, variables):
     """Returns the gradient of `function()` for each variable, never None."""
     values = [v.value for v in variables]
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
+    # The tape watches what is read by itself too: functions with a gradient of
+    # their own ask it which variables they used.
+    with tf.GradientTape() as tape:
         tape.watch(values)
         scalar = function()
     return tape.gradient(
@@ -57,7 +59,7 @@ def isolated_gradient(function, variables):
     """Returns `gradient(function, variables)` without changing any state."""
     values = [v.value for v in variables]
     with keras.StatelessScope():
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
+        with tf.GradientTape() as tape:
             tape.watch(values)
             scalar = function()
         return tape.gradient(
@@ -66,14 +68,14 @@ def isolated_gradient(function, variables):
 
 
 def map_rows(function, rows):
-    """Returns `function(row)` for each row, computed for all rows at once.
+    """Returns the scalar `function(row)` for each row, for all rows at once.
 
     Operations that cannot be vectorised run in a loop, with the same result.
     `function` must not change any state.
 
     Args:
         function: Takes one row of each tensor in `rows`, without its batch
-            axis; returns a structure of tensors.
+            axis; returns a float32 scalar.
         rows: A structure of tensors `[B, ...]`.
     """
 
@@ -92,7 +94,13 @@ def map_rows(function, rows):
         with keras.StatelessScope():
             return function(row)
 
-    return tf.vectorized_map(stateless, rows, warn=False)
+    try:
+        return tf.vectorized_map(stateless, rows, warn=False)
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        # As for the gradients below: the same numbers, one by one.
+        return tf.map_fn(
+            stateless, rows, fn_output_signature=tf.TensorSpec((), tf.float32)
+        )
 
 
 def map_row_gradients(function, rows, cotangents, variables):
