@@ -60,6 +60,7 @@ def _make_step(workload, batch, *, private, jit_compile):
         # What fit does around the steps, once.
         optimizer.ledger.row_of(optimizer.step_kind())
         model._private_phase.row.assign(0)
+        model._private_phase.is_open = True
 
     def step():
         model.train_function(iter([batch]))
