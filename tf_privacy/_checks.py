@@ -102,6 +102,17 @@ def check_integer(
     return int(value)
 
 
+def check_l2_norm_clip(value) -> float:
+    """Returns a clip whose square is a normal number of float32."""
+    return check_real(
+        "l2_norm_clip",
+        value,
+        at_least=1e-12,
+        at_most=1e18,
+        hint="It bounds one example's gradient; 1.0 is a usual start.",
+    )
+
+
 def check_noise_multiplier(value, *, name: str = "noise_multiplier") -> float:
     """Returns a noise multiplier that is a finite number > 0."""
     return check_real(

@@ -269,17 +269,11 @@ FINE = [
     "dense_mlp",
     "conv2d_same_strides",
     "masked_lstm_last",
-    "layer_normalization_axes",
-    "group_normalization",
     "masked_causal_transformer",
     "cross_attention",
-    "shared_shapes",
     "mixed_inputs",
-    "time_distributed",
-    "prefix_tokens",
     "folded_time",
     "time_major",
-    "scalar_output",
     "model_weights",
 ]
 

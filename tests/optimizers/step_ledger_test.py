@@ -13,7 +13,8 @@ SHAPE = step_ledger.StepLedger.table_shape()
 
 def make_ledger():
     table = keras.Variable(np.zeros(SHAPE), dtype="float64", trainable=False)
-    return step_ledger.StepLedger(table)
+    budget = keras.Variable(np.zeros(2), dtype="float64", trainable=False)
+    return step_ledger.StepLedger(table, budget)
 
 
 def make_kind(**changes):
@@ -129,7 +130,7 @@ def test_a_limit_is_exact():
         ledger.count(row)
     assert ledger.remaining(row) == 0
     assert not ledger.allows(row)
-    ledger.lift_limits()
+    ledger.set_budget(None)
     assert ledger.allows(row)
 
 
@@ -195,7 +196,7 @@ def test_a_newer_copy_is_taken_in():
     twin = make_ledger()
     twin.merge(ledger.to_numpy())
     newer = twin.to_numpy()
-    newer[0, -2] += 10
+    newer[0, -1] += 10
     ledger.merge(newer)
     assert ledger.entries() == [(POISSON, 12)]
 
@@ -242,7 +243,7 @@ def test_negative_counts_are_refused():
     other = make_ledger()
     count(other, POISSON, 1)
     table = other.to_numpy()
-    table[0, -2] = -5.0
+    table[0, -1] = -5.0
     ledger = make_ledger()
     count(ledger, POISSON, 7)
     with pytest.raises(ValueError, match="^ledger must"):
@@ -268,3 +269,69 @@ def test_a_copy_of_the_table_is_a_copy():
     count(ledger, POISSON, 2)
     ledger.to_numpy()[:] = 0.0
     assert ledger.num_steps() == 2
+
+
+# A checkpoint writes the tracked variables behind the ledger's back.
+
+
+def make_restorable():
+    table = keras.Variable(np.zeros(SHAPE), dtype="float64", trainable=False)
+    budget = keras.Variable(np.zeros(2), dtype="float64", trainable=False)
+    return step_ledger.StepLedger(table, budget), table, budget
+
+
+def test_steps_restored_under_a_budget_close_it_until_it_is_worked_out():
+    ledger, table, _ = make_restorable()
+    row = ledger.row_of(POISSON)
+    ledger.set_budget((1.0, 1e-5))
+    ledger.set_limit(row, 5)
+    assert ledger.allows(row)
+    other = make_ledger()
+    count(other, POISSON, 100)
+    table.assign(other.to_numpy())
+    assert not ledger.allows(row)
+    assert ledger.entries() == [(POISSON, 100)]
+    ledger.set_limit(row, 2)
+    assert ledger.allows(row)
+    ledger.count(row)
+    assert ledger.remaining(row) == 1
+    assert ledger.entries() == [(POISSON, 101)]
+
+
+def test_more_steps_of_the_same_row_close_it_too():
+    ledger, table, _ = make_restorable()
+    row = ledger.row_of(POISSON)
+    ledger.set_budget((1.0, 1e-5))
+    ledger.set_limit(row, 5)
+    newer = ledger.to_numpy()
+    newer[row, -1] += 50
+    table.assign(newer)
+    assert not ledger.allows(row)
+    assert ledger.num_steps() == 50
+
+
+def test_a_budget_restored_into_a_new_ledger_closes_it():
+    ledger, _, budget = make_restorable()
+    row = ledger.row_of(POISSON)
+    assert ledger.allows(row)
+    budget.assign(np.array([2.0, 1e-5]))
+    assert ledger.budget == (2.0, 1e-5)
+    assert not ledger.allows(row)
+    ledger.set_budget(ledger.budget)
+    assert not ledger.allows(row)
+    ledger.set_limit(row, 1)
+    assert ledger.allows(row)
+
+
+def test_an_emptied_table_takes_nothing_back():
+    ledger, table, budget = make_restorable()
+    row = ledger.row_of(POISSON)
+    ledger.set_budget((1.0, 1e-5))
+    ledger.set_limit(row, 3)
+    for _ in range(3):
+        ledger.count(row)
+    table.assign(np.zeros(SHAPE))
+    budget.assign(np.zeros(2))
+    assert not ledger.allows(row)
+    assert ledger.entries() == [(POISSON, 3)]
+    assert ledger.budget == (1.0, 1e-5)

@@ -22,9 +22,6 @@ from tf_privacy.clipping.backend import backend
 # divided out in float32 before the norms. A power of two: exact.
 _FLOAT16_LOSS_SCALE = 2.0**10
 
-# Squares of norms in this range are numbers of float32.
-_SMALLEST_CLIP, _LARGEST_CLIP = 1e-12, 1e18
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ClippedStep:
@@ -81,12 +78,7 @@ def clipped_gradients(
 
     Source: book-keeping, Bu et al. 2023, arXiv:2210.00038.
     """
-    l2_norm_clip = _checks.check_real(
-        "l2_norm_clip",
-        l2_norm_clip,
-        at_least=_SMALLEST_CLIP,
-        at_most=_LARGEST_CLIP,
-    )
+    l2_norm_clip = _checks.check_l2_norm_clip(l2_norm_clip)
     x, y, sample_weight = _as_tensors((x, y, sample_weight))
     _check_lengths((x, y, sample_weight))
     loss = _without_weights(loss or compiled_loss(model), model)
@@ -135,6 +127,7 @@ def sum_over_microbatches(clip, data, microbatch_size: int, model, observe):
     )
     data = _as_tensors(data)
     _check_lengths(data)
+    keras_internals.build_for(model, data[0])
     leaf = next(t for t in keras.tree.flatten(data) if t is not None)
     variables = tuple(model.trainable_variables)
     sensitivities = []

@@ -15,6 +15,10 @@ from tf_privacy import _checks
 from tf_privacy.clipping import clipped_sum
 from tf_privacy.noise.backend import backend
 
+# Entries of a draw are some 1e-5 to 7 standard deviations; all must be normal
+# numbers of float32, 1e-38 to 3e38.
+_SMALLEST_STDDEV, _LARGEST_STDDEV = 1e-30, 1e30
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class NoisedSum:
@@ -95,6 +99,27 @@ def _warn_fixed(seed):
     )
 
 
+def compute_stddev(noise_multiplier: float, l2_sensitivity: float) -> float:
+    """Returns the noise's standard deviation, in gradient units.
+
+    Args:
+        noise_multiplier: Standard deviation over sensitivity; > 0.
+        l2_sensitivity: Of the sum that is noised; gradient units; > 0.
+
+    Raises:
+        ValueError: If float32 cannot hold noise of that size: what is flushed
+            to zero hides nothing.
+    """
+    noise_multiplier = _checks.check_noise_multiplier(noise_multiplier)
+    return _checks.check_real(
+        "stddev, noise_multiplier * l2_norm_clip,",
+        noise_multiplier * l2_sensitivity,
+        at_least=_SMALLEST_STDDEV,
+        at_most=_LARGEST_STDDEV,
+        hint="Noise of that size is no number of float32.",
+    )
+
+
 def add_noise(
     clipped: clipped_sum.ClippedSum,
     *,
@@ -125,8 +150,7 @@ def add_noise(
             f"{type(clipped).__name__}. Get one from "
             "tf_privacy.clipped_gradients(...)."
         )
-    noise_multiplier = _checks.check_noise_multiplier(noise_multiplier)
-    stddev = noise_multiplier * clipped.l2_sensitivity
+    stddev = compute_stddev(noise_multiplier, clipped.l2_sensitivity)
     noise = source.normal([tuple(v.shape) for v in clipped.variables])
     return NoisedSum(
         gradients=tuple(

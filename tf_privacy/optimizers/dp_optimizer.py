@@ -73,13 +73,9 @@ class DPOptimizer(keras.optimizers.Optimizer):
         name: str | None = None,
     ):
         _check_inner(inner_optimizer)
-        l2_norm_clip = _checks.check_real(
-            "l2_norm_clip",
-            l2_norm_clip,
-            above=0.0,
-            hint="It bounds one example's gradient; 1.0 is a usual start.",
-        )
+        l2_norm_clip = _checks.check_l2_norm_clip(l2_norm_clip)
         noise_multiplier = _checks.check_noise_multiplier(noise_multiplier)
+        gaussian.compute_stddev(noise_multiplier, l2_norm_clip)
         if expected_batch_size is not None:
             expected_batch_size = _checks.check_real(
                 "expected_batch_size", expected_batch_size, above=0.0
@@ -97,11 +93,11 @@ class DPOptimizer(keras.optimizers.Optimizer):
         self._microbatch_size = microbatch_size
         self._seed = seed
         self._source = source
-        self._ledger_table = self.add_variable(
+        table = self.add_variable(
             step_ledger.StepLedger.table_shape(), dtype="float64", name="ledger"
         )
-        self._budget = self.add_variable((2,), dtype="float64", name="budget")
-        self._ledger = step_ledger.StepLedger(self._ledger_table)
+        budget = self.add_variable((2,), dtype="float64", name="budget")
+        self._ledger = step_ledger.StepLedger(table, budget)
 
     @property
     def l2_norm_clip(self) -> float:
@@ -302,21 +298,17 @@ class DPOptimizer(keras.optimizers.Optimizer):
     @property
     def budget(self) -> tuple[float, float] | None:
         """(target_epsilon, target_delta) in force, or None."""
-        epsilon, delta = ops.convert_to_numpy(self._budget.value)
-        return (float(epsilon), float(delta)) if delta > 0 else None
+        return self._ledger.budget
 
     def set_budget(self, budget: tuple[float, float] | None) -> None:
         """Keeps a budget with the optimizer; it is saved with it.
 
+        No step is allowed until `ledger.set_limit` says how far it goes.
+
         Args:
             budget: (target_epsilon, target_delta), or None for none.
         """
-        self._budget.assign(np.array(budget or (0.0, 0.0), np.float64))
-        if budget is None:
-            self._ledger.lift_limits()
-        else:
-            # Nothing may go on until somebody has worked out how far.
-            self._ledger.close()
+        self._ledger.set_budget(budget)
 
     def inherit(self, table, budget=None) -> None:
         """Takes over what was counted before this optimizer.
@@ -382,7 +374,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
     def save_own_variables(self, store):
         """Saves the ledger and the budget; never the state of the noise."""
         store["ledger"] = self._ledger.to_numpy()
-        store["budget"] = ops.convert_to_numpy(self._budget.value)
+        store["budget"] = np.array(self.budget or (0.0, 0.0), np.float64)
 
     def load_own_variables(self, store):
         """Takes in a saved ledger; steps of this object stay counted."""

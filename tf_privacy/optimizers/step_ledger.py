@@ -4,7 +4,9 @@
 One row of a table for each distinct kind of step: which noise, which sampling.
 A step adds one to its row inside of the compiled step, so that the count is
 right for `fit`, `train_on_batch`, custom loops and any `steps_per_execution`.
-The table is a variable of the optimizer and is saved with it.
+The table is kept twice: in a variable of the optimizer, which is saved with it
+and which `tf.train.Checkpoint` may overwrite at any time, and in one that no
+checkpoint reaches. The second one rules; the first one can only add to it.
 """
 
 import dataclasses
@@ -26,10 +28,8 @@ _COLUMNS = (
     "expected_batch_size",
     "fixed_seed",
     "count",
-    "limit",
 )
 _COUNT = _COLUMNS.index("count")
-_LIMIT = _COLUMNS.index("limit")
 _KEY = slice(0, _COUNT)
 NO_LIMIT = 1e15  # Steps; beyond any run, below 2**53.
 
@@ -79,23 +79,24 @@ class StepKind:
 
 
 class StepLedger:
-    """Counts steps by kind, in a variable.
+    """Counts steps by kind, and keeps the budget that they must fit in.
 
     Args:
         table: A float64 variable of shape `table_shape()`; may be tracked and
             restored by any checkpoint.
+        budget: A float64 variable of shape `(2,)`, all zero; likewise.
     """
 
-    def __init__(self, table):
+    def __init__(self, table, budget):
         self._table = table
+        self._budget = budget
         # Variables of this plain object, which no checkpoint restores.
-        self._refused = keras.Variable(0, dtype="int32", trainable=False)
-        self._own_counts = keras.Variable(
-            np.zeros(_CAPACITY), dtype="float64", trainable=False
-        )
-        # A counter of its own for every optimizer object, so that a count
-        # restored from a file and the count of this object add up, and a file
-        # older than this object's own steps cannot take them back.
+        self._own_table = _untracked(np.zeros(self.table_shape()))
+        self._own_budget = _untracked(np.zeros(2))
+        self._limits = _untracked(np.full(_CAPACITY, NO_LIMIT))
+        self._refused = _untracked(0, "int32")
+        # A row of its own for every optimizer object, so that a count restored
+        # from a file and the count of this object add up.
         self._run = float(secrets.randbelow(2**52) + 1)
         self._rows = {}
 
@@ -115,35 +116,32 @@ class StepLedger:
         """
         if kind not in self._rows:
             table = self.to_numpy()
-            row = int(np.count_nonzero(table[:, 0]))
-            if row >= _CAPACITY:
-                raise ValueError(
-                    f"a ledger must hold at most {_CAPACITY} kinds of steps. "
-                    f"Received: one more, {kind}. Keep the noise and the "
-                    "sampling the same for longer."
-                )
-            # Under a budget, a kind of step nobody has planned for is refused
-            # until its limit is set.
-            budgeted = np.any(table[table[:, 0] > 0, _LIMIT] < NO_LIMIT)
-            limit = 0.0 if budgeted else NO_LIMIT
-            table[row] = (self._run, *kind._key(), 0.0, limit)
-            with backend.outside_of_graph():
-                self._table.assign(table)
-            self._rows[kind] = row
+            line = (self._run, *kind._key(), 0.0)
+            self._rows[kind] = _append(table, line)
+            self._write(table)
         return self._rows[kind]
 
     def allows(self, row):
         """Returns whether one more step fits in row `row`; none if < 0."""
-        entry = ops.take(self._table.value, ops.maximum(row, 0), axis=0)
-        fits = entry[_COUNT] < entry[_LIMIT]
-        return ops.logical_and(fits, ops.greater_equal(row, 0))
+        own, table = self._own_table.value, self._table.value
+        entry = ops.maximum(row, 0)
+        count = ops.take(own[:, _COUNT], entry)
+        fits = count < ops.take(self._limits.value, entry)
+        # What a checkpoint brought in behind our back is in no limit yet.
+        other_rows = (table[:, 0] > 0.0) & (table[:, 0] != own[:, 0])
+        more_steps = table[:, _COUNT] > own[:, _COUNT]
+        has_own_budget = self._own_budget.value[1] > 0.0
+        has_budget = has_own_budget | (self._budget.value[1] > 0.0)
+        unseen = ops.any(other_rows | more_steps) | ~has_own_budget
+        return fits & ops.greater_equal(row, 0) & ~(has_budget & unseen)
 
     def count(self, row):
         """Adds one noisy step to row `row`."""
         rows = ops.one_hot(row, _CAPACITY, dtype="float64")
         columns = ops.one_hot(_COUNT, len(_COLUMNS), dtype="float64")
-        self._table.assign_add(rows[:, None] * columns[None, :])
-        self._own_counts.assign_add(rows)
+        one = rows[:, None] * columns[None, :]
+        self._own_table.assign_add(one)
+        self._table.assign_add(one)
 
     def refuse(self):
         """Notes that a step was asked for and not made."""
@@ -162,7 +160,29 @@ class StepLedger:
 
     def num_taken(self) -> int:
         """Returns how many steps this optimizer object made itself."""
-        return int(np.sum(ops.convert_to_numpy(self._own_counts.value)))
+        table = ops.convert_to_numpy(self._own_table.value)
+        return int(np.sum(table[table[:, 0] == self._run, _COUNT]))
+
+    @property
+    def budget(self) -> tuple[float, float] | None:
+        """(target_epsilon, target_delta) in force, or None."""
+        for variable in (self._own_budget, self._budget):
+            epsilon, delta = ops.convert_to_numpy(variable.value)
+            if delta > 0.0:
+                return float(epsilon), float(delta)
+        return None
+
+    def set_budget(self, budget: tuple[float, float] | None) -> None:
+        """Keeps a budget; no row may go on until its limit is set.
+
+        Args:
+            budget: (target_epsilon, target_delta); None takes the budget off,
+                and every limit.
+        """
+        value = np.array(budget or (0.0, 0.0), np.float64)
+        self._own_budget.assign(value)
+        self._budget.assign(value)
+        self._limits.assign(np.full(_CAPACITY, 0.0 if budget else NO_LIMIT))
 
     def set_limit(self, row: int, num_more_steps: int) -> None:
         """Lets row `row` go on for so many more steps, and no other row.
@@ -171,27 +191,16 @@ class StepLedger:
             row: From `row_of`.
             num_more_steps: Steps from now; >= 0.
         """
-        self.close()
         table = self.to_numpy()
-        table[row, _LIMIT] = table[row, _COUNT] + num_more_steps
-        self._table.assign(table)
-
-    def close(self) -> None:
-        """Lets no row go on until its limit is set."""
-        table = self.to_numpy()
-        table[:, _LIMIT] = np.where(table[:, 0] > 0, table[:, _COUNT], 0.0)
-        self._table.assign(table)
-
-    def lift_limits(self) -> None:
-        """Removes every limit."""
-        table = self.to_numpy()
-        table[:, _LIMIT] = np.where(table[:, 0] > 0, NO_LIMIT, 0.0)
-        self._table.assign(table)
+        self._write(table)
+        limits = np.zeros(_CAPACITY)
+        limits[row] = table[row, _COUNT] + num_more_steps
+        self._limits.assign(limits)
 
     def remaining(self, row: int) -> int:
         """Returns how many more steps row `row` may make."""
-        table = self.to_numpy()
-        return int(table[row, _LIMIT] - table[row, _COUNT])
+        limit = ops.convert_to_numpy(self._limits.value)[row]
+        return max(0, int(limit - self.to_numpy()[row, _COUNT]))
 
     def entries(self) -> list[tuple[StepKind, int]]:
         """Returns each kind of step and how many of it ran, in first order."""
@@ -209,41 +218,14 @@ class StepLedger:
     def to_numpy(self) -> np.ndarray:
         """Returns a copy of the table."""
         with backend.outside_of_graph():
-            table = np.array(
-                ops.convert_to_numpy(self._table.value), np.float64
-            )
-            own = ops.convert_to_numpy(self._own_counts.value)
-        return self._with_own_rows(table, own)
+            own = ops.convert_to_numpy(self._own_table.value)
+            restored = ops.convert_to_numpy(self._table.value)
+        return _union(own, restored)
 
-    def _with_own_rows(self, table, own):
-        """Puts this object's rows back where a restored table lacks them."""
-        for kind, row in self._rows.items():
-            key = (self._run, *kind._key())
-            if tuple(table[row, _KEY]) != key:
-                displaced = table[row].copy()
-                table[row] = (*key, 0.0, NO_LIMIT)
-                if displaced[0] > 0:
-                    free = max(self._rows.values()) + 1
-                    free = max(free, int(np.count_nonzero(table[:, 0])))
-                    table[free] = displaced
-            table[row, _COUNT] = max(table[row, _COUNT], own[row])
-        return table
-
-    def to_rows(self) -> list[list[float]]:
-        """Returns the used rows of the table as plain numbers."""
-        table = self.to_numpy()
-        return table[table[:, 0] > 0].tolist()
-
-    @staticmethod
-    def from_rows(rows) -> np.ndarray:
-        """Returns a table for `merge` from `to_rows()`.
-
-        Args:
-            rows: At most as many rows as a table has.
-        """
-        table = np.zeros((_CAPACITY, len(_COLUMNS)))
-        table[: len(rows)] = np.asarray(rows, np.float64)
-        return table
+    def _write(self, table) -> None:
+        with backend.outside_of_graph():
+            self._own_table.assign(table)
+            self._table.assign(table)
 
     def merge(self, other: np.ndarray) -> None:
         """Takes in a saved table; no step that ran is forgotten.
@@ -269,23 +251,36 @@ class StepLedger:
                 f"{other.shape}. The file was not saved by this version of "
                 "tf_privacy."
             )
-        table = self.to_numpy()
-        known = {
-            tuple(line[_KEY]): row
-            for row, line in enumerate(table)
-            if line[0] > 0
-        }
-        for line in other[other[:, 0] > 0]:
-            row = known.get(tuple(line[_KEY]), len(known))
-            if row >= _CAPACITY:
-                raise ValueError(
-                    f"a ledger must hold at most {_CAPACITY} kinds of steps. "
-                    "Received: more, from two runs together."
-                )
-            count = max(table[row, _COUNT], line[_COUNT])
-            limit = line[_LIMIT] if table[row, 0] == 0 else table[row, _LIMIT]
-            table[row] = line
-            table[row, _COUNT] = count
-            table[row, _LIMIT] = limit
-            known[tuple(line[_KEY])] = row
-        self._table.assign(table)
+        self._write(_union(self.to_numpy(), other))
+
+
+def _untracked(value, dtype="float64"):
+    return keras.Variable(value, dtype=dtype, trainable=False)
+
+
+def _union(table, other) -> np.ndarray:
+    """Returns `table`, its rows in place, with what only `other` counted."""
+    union = np.array(table, np.float64)
+    rows = {
+        tuple(line[_KEY]): row for row, line in enumerate(union) if line[0] > 0
+    }
+    for line in other[other[:, 0] > 0]:
+        key = tuple(line[_KEY])
+        if key in rows:
+            row = rows[key]
+            union[row, _COUNT] = max(union[row, _COUNT], line[_COUNT])
+        else:
+            rows[key] = _append(union, line)
+    return union
+
+
+def _append(table, line) -> int:
+    """Writes a line into the first free row of `table`; returns the row."""
+    row = int(np.count_nonzero(table[:, 0]))
+    if row >= _CAPACITY:
+        raise ValueError(
+            f"a ledger must hold at most {_CAPACITY} kinds of steps. Received: "
+            "one more. Keep the noise and the sampling the same for longer."
+        )
+    table[row] = line
+    return row

@@ -216,6 +216,7 @@ def take(source, rows: np.ndarray) -> np.ndarray:
         rows: `[n]` sorted distinct indices; n may be 0.
     """
     batch = np.asarray(source[rows] if len(rows) else source[0:0])
+    check_integers(batch, "x, y and sample_weight")
     if batch.dtype.kind == "f":
         batch = batch.astype(keras.config.floatx(), copy=False)
     return batch

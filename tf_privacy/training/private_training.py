@@ -11,7 +11,6 @@ from tf_privacy.clipping import engine
 from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import row_independence
 from tf_privacy.optimizers import dp_optimizer
-from tf_privacy.optimizers import step_ledger
 from tf_privacy.training import fit_data
 from tf_privacy.training import ledger
 from tf_privacy.training import saved_ledger
@@ -25,7 +24,8 @@ class _Phase:
     A plain object, so that its variable is no weight of the model.
     """
 
-    def __init__(self):
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
         self.row = keras.Variable(-1, dtype="int32", trainable=False)
         self.sampling = None
         self.is_open = False
@@ -45,13 +45,6 @@ def _check_own_methods(model_class):
                 "the loss to compile(), or write a custom loop with "
                 "tf_privacy.clipped_gradients and optimizer.apply."
             )
-
-
-class _Inherited:
-    """A saved ledger; a plain object, so that Keras does not track it."""
-
-    def __init__(self, table):
-        self.table = table
 
 
 class PrivateTraining:
@@ -122,7 +115,7 @@ class PrivateTraining:
             jit_compile=False if jit_compile == "auto" else jit_compile,
             auto_scale_loss=False,
         )
-        self._private_phase = _Phase()
+        self._private_phase = _Phase(optimizer)
         self._carry_over(previous)
 
     def _carry_over(self, previous):
@@ -134,7 +127,7 @@ class PrivateTraining:
             self.optimizer.inherit(previous.ledger.to_numpy(), previous.budget)
         inherited = getattr(self, "_inherited_ledger", None)
         if inherited is not None:
-            self.optimizer.inherit(inherited.table)
+            self.optimizer.inherit(inherited.table, inherited.budget)
 
     def get_config(self):
         """Returns the model's configuration and what was spent on it.
@@ -145,7 +138,10 @@ class PrivateTraining:
         config = super().get_config()
         optimizer = getattr(self, "optimizer", None)
         if isinstance(optimizer, dp_optimizer.DPOptimizer):
-            config[_LEDGER_KEY] = optimizer.ledger.to_rows()
+            saved = saved_ledger.SavedLedger(
+                table=optimizer.ledger.to_numpy(), budget=optimizer.budget
+            )
+            config[_LEDGER_KEY] = saved.to_config()
         return config
 
     @classmethod
@@ -157,19 +153,18 @@ class PrivateTraining:
             custom_objects: As in Keras.
         """
         config = dict(config)
-        rows = config.pop(_LEDGER_KEY, None)
+        saved = config.pop(_LEDGER_KEY, None)
         model = super().from_config(config, custom_objects=custom_objects)
-        return model.with_ledger(rows)
+        return model.with_ledger(saved)
 
-    def with_ledger(self, rows):
+    def with_ledger(self, saved):
         """Returns the model after it took note of earlier steps.
 
         Args:
-            rows: From `StepLedger.to_rows()`, or None.
+            saved: From `SavedLedger.to_config()`, or None.
         """
-        if rows:
-            table = step_ledger.StepLedger.from_rows(rows)
-            self._inherited_ledger = _Inherited(table)
+        if saved:
+            self._inherited_ledger = saved_ledger.SavedLedger.from_config(saved)
         return self
 
     def load_weights(self, filepath, *args, **kwargs):
@@ -181,15 +176,18 @@ class PrivateTraining:
             **kwargs: As in Keras.
         """
         super().load_weights(filepath, *args, **kwargs)
-        table = saved_ledger.read_ledger(filepath)
-        if table is None:
+        saved = saved_ledger.read_ledger(filepath)
+        if saved is None:
             return
-        if isinstance(
-            getattr(self, "optimizer", None), dp_optimizer.DPOptimizer
-        ):
-            self.optimizer.inherit(table)
-        else:
-            self._inherited_ledger = _Inherited(table)
+        optimizer = getattr(self, "optimizer", None)
+        if not isinstance(optimizer, dp_optimizer.DPOptimizer):
+            self._inherited_ledger = saved
+            return
+        optimizer.inherit(saved.table, saved.budget)
+        if self._private_phase.is_open:
+            # A callback of a running fit: it goes on with what is left.
+            row, kind = self.current_step_kind()
+            ledger.limit_steps(optimizer, row, kind)
 
     def compile_from_config(self, config):
         """Compiles with a deserialised configuration."""
@@ -443,8 +441,15 @@ class PrivateTraining:
                 f"privately. Received: {type(optimizer).__name__}. Compile it "
                 "again with tf_privacy.DPSGD or another of them."
             )
-        if not hasattr(self, "_private_phase"):
-            self._private_phase = _Phase()
+        if not hasattr(self, "_private_phase"):  # Compiled, then privatized.
+            self._private_phase = _Phase(optimizer)
+        if self._private_phase.optimizer is not optimizer:
+            raise TypeError(
+                "model.optimizer must be the one that the model was compiled "
+                "with: what that one spent would be forgotten. Received: "
+                f"another {type(optimizer).__name__}. Call model.compile("
+                "optimizer=...) again."
+            )
 
     @contextlib.contextmanager
     def _phase(self, sampling, expected_batch_size):

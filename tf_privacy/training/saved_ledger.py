@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ledger in a file of weights, for a model that has no optimizer yet."""
 
+import dataclasses
 import io
 import pathlib
 import zipfile
@@ -13,14 +14,41 @@ from tf_privacy.optimizers import step_ledger
 _WEIGHTS_IN_ARCHIVE = "model.weights.h5"
 
 
-def read_ledger(path) -> np.ndarray | None:
-    """Returns the ledger table that was saved with a model's weights.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class SavedLedger:
+    """What an optimizer counted and the budget it kept to.
+
+    Attributes:
+        table: For `StepLedger.merge`.
+        budget: (target_epsilon, target_delta), or None.
+    """
+
+    table: np.ndarray
+    budget: tuple[float, float] | None
+
+    def to_config(self) -> dict:
+        """Returns it as JSON can hold it."""
+        used = self.table[self.table[:, 0] > 0]
+        return {"rows": used.tolist(), "budget": self.budget}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "SavedLedger":
+        """Returns it from `to_config()`."""
+        budget = config["budget"]
+        table = np.zeros(step_ledger.StepLedger.table_shape())
+        if config["rows"]:
+            table[: len(config["rows"])] = config["rows"]
+        return cls(table=table, budget=tuple(budget) if budget else None)
+
+
+def read_ledger(path) -> SavedLedger | None:
+    """Returns the ledger that was saved with a model's weights.
 
     Args:
         path: Of a `.weights.h5` or `.keras` file.
 
     Returns:
-        A table for `StepLedger.merge`, or None if the file holds none.
+        A SavedLedger, or None if the file holds none.
     """
     path = pathlib.Path(path)
     if path.suffix == ".keras":
@@ -29,15 +57,15 @@ def read_ledger(path) -> np.ndarray | None:
                 return None
             content = io.BytesIO(archive.read(_WEIGHTS_IN_ARCHIVE))
         with h5py.File(content, "r") as file:
-            return _find_table(file)
+            return _find(file)
     if path.suffix != ".h5" or not path.is_file():
         return None
     with h5py.File(path, "r") as file:
-        return _find_table(file)
+        return _find(file)
 
 
-def _find_table(file):
-    tables = []
+def _find(file):
+    found = []
 
     def visit(name, item):
         if (
@@ -45,7 +73,13 @@ def _find_table(file):
             and isinstance(item, h5py.Dataset)
             and item.shape == step_ledger.StepLedger.table_shape()
         ):
-            tables.append(np.array(item))
+            epsilon, delta = (float(v) for v in item.parent["budget"])
+            found.append(
+                SavedLedger(
+                    table=np.array(item),
+                    budget=(epsilon, delta) if delta > 0.0 else None,
+                )
+            )
 
     file.visititems(visit)
-    return tables[0] if tables else None
+    return found[0] if found else None
