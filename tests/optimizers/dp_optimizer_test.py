@@ -545,3 +545,12 @@ def test_a_tensorflow_checkpoint_takes_no_budget_off(budget_first, tmp_path):
     for a, b in zip(before, state_of(optimizer, clipped), strict=True):
         np.testing.assert_array_equal(a, b)
     assert optimizer.ledger.num_steps() == 2
+
+
+def test_a_step_on_several_replicas_is_refused():
+    optimizer, clipped = make_optimizer(), make_sum([make_variable()])
+    optimizer.build(list(clipped.variables))
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with pytest.raises(NotImplementedError, match="MirroredStrategy"):
+        strategy.run(lambda: optimizer.apply(clipped))
+    assert optimizer.ledger.num_steps() == 0

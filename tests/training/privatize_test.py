@@ -388,6 +388,14 @@ def test_a_private_optimizer_put_in_by_hand_is_refused_or_counts():
     assert model.privacy_statement(delta=1e-5).num_steps == 6
 
 
+def test_a_distribution_strategy_is_refused_by_name():
+    """Each of its replicas would draw noise of its own."""
+    model = tf_privacy.privatize(sequential())
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        with pytest.raises(NotImplementedError, match="MirroredStrategy"):
+            model.compile(make_optimizer(), "mse")
+
+
 def test_a_model_without_a_loss_is_refused():
     model = tf_privacy.privatize(sequential())
     model.compile(make_optimizer())

@@ -248,7 +248,11 @@ class DPOptimizer(keras.optimizers.Optimizer):
 
         Returns:
             A bool tensor: false if the budget refused the step.
+
+        Raises:
+            NotImplementedError: Under a `tf.distribute` strategy.
         """
+        backend.check_one_replica()
         if not np.isclose(
             clipped.l2_sensitivity, self._l2_norm_clip, rtol=1e-9
         ):

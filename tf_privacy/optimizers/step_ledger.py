@@ -193,6 +193,8 @@ class StepLedger:
         """
         table = self.to_numpy()
         self._write(table)
+        # The limit was worked out for the budget in force, restored or not.
+        self._own_budget.assign(np.array(self.budget or (0.0, 0.0)))
         limits = np.zeros(_CAPACITY)
         limits[row] = table[row, _COUNT] + num_more_steps
         self._limits.assign(limits)

@@ -10,6 +10,7 @@ from keras import ops
 from tf_privacy.clipping import engine
 from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import row_independence
+from tf_privacy.clipping.backend import backend
 from tf_privacy.optimizers import dp_optimizer
 from tf_privacy.training import fit_data
 from tf_privacy.training import ledger
@@ -87,8 +88,10 @@ class PrivateTraining:
         Raises:
             TypeError: If the optimizer adds no noise.
             ValueError: If a layer mixes examples.
+            NotImplementedError: In the scope of a `tf.distribute` strategy.
         """
         del auto_scale_loss
+        backend.check_one_replica()
         if not isinstance(optimizer, dp_optimizer.DPOptimizer):
             received = (
                 repr(optimizer)

@@ -288,6 +288,21 @@ def _is_stateful_random(op_type: str) -> bool:
     )
 
 
+def check_one_replica() -> None:
+    """Raises in a distribution strategy: each replica would add its own noise.
+
+    Raises:
+        NotImplementedError: If a `tf.distribute` strategy is in force.
+    """
+    if tf.distribute.has_strategy():
+        name = type(tf.distribute.get_strategy()).__name__
+        raise NotImplementedError(
+            "a private step must run on one replica: it draws its noise once "
+            f"for the whole batch. Received: a step under {name}. Build, "
+            "compile and fit the model outside of the strategy's scope."
+        )
+
+
 def is_eager() -> bool:
     """True outside of any graph."""
     return tf.executing_eagerly()
