@@ -6,7 +6,7 @@ batch of the same model. The ordinary step is timed with and without XLA and
 the faster one is the floor. All steps are interleaved in one process, so that
 a machine whose speed drifts slows all of them; ratios of medians are printed.
 
-    python benchmarks/step_cost.py --models=mlp,lstm --batch_sizes=256
+    python -m benchmarks.step_cost --models=mlp,lstm --batch_sizes=256
 """
 
 import os

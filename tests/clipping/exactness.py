@@ -138,6 +138,16 @@ def error_to_loop(model, x, y, *, graph=True):
     )
 
 
+def assert_exact_or_refused(model, x, y):
+    """Check that an odd model is refused by name, or else exact."""
+    try:
+        error = error_to_loop(model, x, y)
+    except ValueError as refused:
+        assert str(refused).startswith("model must")
+    else:
+        assert error <= 1e-5
+
+
 def paths(model, x):
     """Return (class of layer, path) of each tapped call, or the loop's reason.
 

@@ -17,11 +17,11 @@ import tensorflow as tf
 from scipy import stats
 from tensorflow.python.framework import config
 
+from tests import normality
 from tf_privacy.clipping import clipped_sum
 from tf_privacy.noise import gaussian
 from tf_privacy.noise.backend import backend
 
-FALSE_ALARM = 1e-6
 NUM_VALUES = 200_000
 
 
@@ -47,18 +47,10 @@ def first_values(source):
     return draw(source, make_sum((1000,)))[0]
 
 
-def check_stddev(values, stddev):
-    """A sum of n squares is chi-squared."""
-    n = values.size
-    bounds = stats.chi2.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], n)
-    low, high = stddev * np.sqrt(bounds / n)
-    assert low < np.sqrt(np.mean(np.square(values, dtype=np.float64))) < high
-
-
 def check_uncorrelated(a, b):
     a, b = (v.astype(np.float64).ravel() - v.mean() for v in (a, b))
     correlation = a @ b / np.sqrt((a @ a) * (b @ b))
-    z = stats.norm.isf(FALSE_ALARM / 2)
+    z = stats.norm.isf(normality.FALSE_ALARM / 2)
     assert abs(correlation) < z / np.sqrt(a.size)
 
 
@@ -84,10 +76,10 @@ def test_noise_has_the_shapes_of_the_variables(noise):
 def test_noise_is_standard_normal(noise):
     values = noise[0][0].ravel()
     assert np.isfinite(values).all()
-    check_stddev(values, 1.0)
-    z = stats.norm.isf(FALSE_ALARM / 2)
+    normality.check_stddev(values, 1.0)
+    z = stats.norm.isf(normality.FALSE_ALARM / 2)
     assert abs(values.mean()) < z / np.sqrt(values.size)
-    assert stats.kstest(values, "norm").pvalue > FALSE_ALARM
+    assert stats.kstest(values, "norm").pvalue > normality.FALSE_ALARM
 
 
 def test_noise_differs_between_draws_variables_and_entries(noise):
@@ -117,7 +109,7 @@ def test_tails_are_gaussian_and_finite():
     for bound in (3.0, 4.0, 5.0):
         expected = values.size * 2 * stats.norm.sf(bound)
         low, high = stats.poisson.ppf(
-            [FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], expected
+            [normality.FALSE_ALARM / 2, 1 - normality.FALSE_ALARM / 2], expected
         )
         assert low <= np.count_nonzero(np.abs(values) > bound) <= high
 
@@ -136,7 +128,7 @@ def test_stddev_is_noise_multiplier_times_clip(noise_multiplier, l2_norm_clip):
     )
     assert noised.stddev == noise_multiplier * l2_norm_clip
     assert noised.variables == clipped.variables
-    check_stddev(np.asarray(noised.gradients[0]) - 3.0, noised.stddev)
+    normality.check_stddev(np.asarray(noised.gradients[0]) - 3.0, noised.stddev)
 
 
 def test_noise_is_float32_for_a_low_precision_variable():
@@ -222,7 +214,7 @@ def test_a_compiled_function_draws_anew_at_every_call(jit_compile):
 
     draws = [step().numpy(), step().numpy(), draw(source, clipped, 2.0)[0]]
     for i, a in enumerate(draws):
-        check_stddev(a, 2.0)
+        normality.check_stddev(a, 2.0)
         for b in draws[:i]:
             check_uncorrelated(a, b)
 
@@ -243,7 +235,7 @@ def test_a_compiled_loop_draws_anew_at_every_pass():
 
     passes = loop().numpy()
     for i in range(3):
-        check_stddev(passes[i], 1.0)
+        normality.check_stddev(passes[i], 1.0)
         check_uncorrelated(passes[i], passes[i - 1])
 
 

@@ -14,9 +14,9 @@ import tensorflow as tf
 from scipy import stats
 
 import tf_privacy
+from tests import normality
 from tf_privacy.training import ledger as training_ledger
 
-FALSE_ALARM = 1e-6
 SHAPE = (400, 500)
 POISSON = tf_privacy.PoissonSampling(num_examples=64, sampling_probability=0.25)
 
@@ -50,18 +50,12 @@ def value_of(variable):
     return np.array(keras.ops.convert_to_numpy(variable.value))
 
 
-def check_stddev(values, stddev):
-    """A sum of n squares is chi-squared."""
-    n = values.size
-    bounds = stats.chi2.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], n)
-    low, high = stddev * np.sqrt(bounds / n)
-    assert low < np.sqrt(np.mean(np.square(values, dtype=np.float64))) < high
-
-
 def check_uncorrelated(a, b):
     a, b = (v.astype(np.float64).ravel() for v in (a, b))
     correlation = a @ b / np.sqrt((a @ a) * (b @ b))
-    assert abs(correlation) < stats.norm.isf(FALSE_ALARM / 2) / np.sqrt(a.size)
+    assert abs(correlation) < stats.norm.isf(
+        normality.FALSE_ALARM / 2
+    ) / np.sqrt(a.size)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -84,7 +78,7 @@ def test_update_is_noise_over_the_expected_batch_size(compiled):
         updates += [a - b for a, b in zip(after, before, strict=True)]
         before = after
     for i, update in enumerate(updates):
-        check_stddev(update, 3.0 * 0.5 / 16.0)
+        normality.check_stddev(update, 3.0 * 0.5 / 16.0)
         for other in updates[:i]:
             check_uncorrelated(update, other)
     assert int(optimizer.iterations) == optimizer.ledger.num_steps() == 4
@@ -120,7 +114,7 @@ def test_variables_of_any_precision_move_by_the_noise(dtype):
     moved = value_of(variable).astype(np.float64)
     assert np.isfinite(moved).all()
     # Rounding to the 8 bits of bfloat16 adds less than 1e-5 of the variance.
-    check_stddev(moved, 3.0 * 0.5 / 16.0)
+    normality.check_stddev(moved, 3.0 * 0.5 / 16.0)
 
 
 def test_two_optimizers_have_noise_of_their_own():
@@ -215,7 +209,9 @@ def test_steps_in_a_compiled_loop_are_all_counted():
 
     run()
     assert optimizer.ledger.num_steps() == int(optimizer.iterations) == 8
-    check_stddev(value_of(variable) - start, np.sqrt(7) * 3.0 * 0.5 / 16.0)
+    normality.check_stddev(
+        value_of(variable) - start, np.sqrt(7) * 3.0 * 0.5 / 16.0
+    )
 
 
 # What is not a step.

@@ -644,3 +644,13 @@ def test_train_on_batch_returns_what_keras_returns():
         ]
         assert isinstance(logs[0], list)
         np.testing.assert_allclose(*logs, rtol=1e-4)
+
+
+def test_data_of_a_wrong_width_are_shown_as_they_are():
+    """Not with the number of rows of a probe that nobody has passed."""
+    model = tf_privacy.DPSequential([keras.Input((4,)), keras.layers.Dense(1)])
+    optimizer = tf_privacy.DPSGD(0.1, l2_norm_clip=1.0, noise_multiplier=1.0)
+    model.compile(optimizer, "mse")
+    with pytest.raises(ValueError, match=r"shape \(7, 3\)") as raised:
+        model.fit(np.zeros((9, 3)), np.zeros((9, 1)), verbose=0)
+    assert "1009" not in str(raised.value)

@@ -391,3 +391,28 @@ def test_more_privacy_than_the_accountant_knows_is_rounded_up(change):
     kind = type(model.optimizer.step_kind())(**settings)
     statement = training_ledger.make_statement([(kind, 10)], delta=DELTA)
     assert 0 < statement.epsilon < 1
+
+
+class RestoreBudget(keras.callbacks.Callback):
+    """Writes a budget into the tracked variables, as a checkpoint may."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Restore in mid-run."""
+        if batch == self.step:
+            (budget,) = (
+                v
+                for v in self.model.optimizer.variables
+                if v.path.endswith("budget")
+            )
+            budget.assign(np.array([1.0, DELTA]))
+
+
+def test_a_budget_restored_in_mid_run_is_not_passed_over_in_silence():
+    model = make_model()
+    with REFUSED:
+        fit(model, callbacks=[RestoreBudget(3)], steps_per_epoch=6)
+    assert num_steps(model) == 3

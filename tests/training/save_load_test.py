@@ -270,6 +270,19 @@ def test_a_budget_comes_along_without_an_optimizer(file, tmp_path):
     np.testing.assert_array_equal(before[0], other.get_weights()[0])
 
 
+def test_what_was_spent_passes_through_a_model_without_an_optimizer(tmp_path):
+    """Loaded, saved and loaded again by somebody who only wanted to predict."""
+    model = make_model()
+    fit(model, callbacks=[tf_privacy.PrivacyBudget(3.5, DELTA)])
+    model.save(tmp_path / "one.keras")
+    between = keras.models.load_model(tmp_path / "one.keras", compile=False)
+    between.save(tmp_path / "two.keras")
+    other = keras.models.load_model(tmp_path / "two.keras", compile=False)
+    other.compile(make_optimizer(), "mse", run_eagerly=True)
+    assert steps_of(other) == steps_of(model)
+    assert other.optimizer.budget == (3.5, DELTA)
+
+
 # Rolling back.
 
 

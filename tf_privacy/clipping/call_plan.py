@@ -21,6 +21,7 @@ import weakref
 import keras
 
 from tf_privacy.clipping import keras_internals
+from tf_privacy.clipping import probe_rows
 from tf_privacy.clipping import rules
 from tf_privacy.clipping.backend import backend
 
@@ -265,7 +266,12 @@ def _trace(model, specs, observer):
 def _make_plan(model, inputs) -> CallPlan:
     observer = _Observer(model)
     specs = keras.tree.map_structure(_probe_spec, inputs)
-    graph = _trace(model, specs, observer)
+    try:
+        graph = _trace(model, specs, observer)
+    except (TypeError, ValueError):
+        # An error of the model itself is told with the caller's own shapes.
+        _trace(model, probe_rows.as_specs(inputs), _Observer(model))
+        raise
     assignment = backend.find_assignment(graph)
     if assignment:
         _refuse_state(f"an assignment behind Keras's back, {assignment!r}")

@@ -93,7 +93,8 @@ class StepLedger:
         # Variables of this plain object, which no checkpoint restores.
         self._own_table = _untracked(np.zeros(self.table_shape()))
         self._own_budget = _untracked(np.zeros(2))
-        self._limits = _untracked(np.full(_CAPACITY, NO_LIMIT))
+        self._known_limits = np.full(_CAPACITY, NO_LIMIT)
+        self._limits = _untracked(self._known_limits)
         self._refused = _untracked(0, "int32")
         # A row of its own for every optimizer object, so that a count restored
         # from a file and the count of this object add up.
@@ -182,7 +183,7 @@ class StepLedger:
         value = np.array(budget or (0.0, 0.0), np.float64)
         self._own_budget.assign(value)
         self._budget.assign(value)
-        self._limits.assign(np.full(_CAPACITY, 0.0 if budget else NO_LIMIT))
+        self._set_limits(np.full(_CAPACITY, 0.0 if budget else NO_LIMIT))
 
     def set_limit(self, row: int, num_more_steps: int) -> None:
         """Lets row `row` go on for so many more steps, and no other row.
@@ -197,12 +198,21 @@ class StepLedger:
         self._own_budget.assign(np.array(self.budget or (0.0, 0.0)))
         limits = np.zeros(_CAPACITY)
         limits[row] = table[row, _COUNT] + num_more_steps
+        self._set_limits(limits)
+
+    def _set_limits(self, limits) -> None:
+        self._known_limits = limits
         self._limits.assign(limits)
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether a limit was set; known without a look at the variables."""
+        return bool(np.any(self._known_limits < NO_LIMIT))
 
     def remaining(self, row: int) -> int:
         """Returns how many more steps row `row` may make."""
-        limit = ops.convert_to_numpy(self._limits.value)[row]
-        return max(0, int(limit - self.to_numpy()[row, _COUNT]))
+        count = self.to_numpy()[row, _COUNT]
+        return max(0, int(self._known_limits[row] - count))
 
     def entries(self) -> list[tuple[StepKind, int]]:
         """Returns each kind of step and how many of it ran, in first order."""
@@ -263,9 +273,9 @@ def _untracked(value, dtype="float64"):
 def _union(table, other) -> np.ndarray:
     """Returns `table`, its rows in place, with what only `other` counted."""
     union = np.array(table, np.float64)
-    rows = {
-        tuple(line[_KEY]): row for row, line in enumerate(union) if line[0] > 0
-    }
+    if np.array_equal(table, other):  # As after every step but a restored one.
+        return union
+    rows = {tuple(union[row, _KEY]): row for row in np.flatnonzero(union[:, 0])}
     for line in other[other[:, 0] > 0]:
         key = tuple(line[_KEY])
         if key in rows:

@@ -140,10 +140,12 @@ class PrivateTraining:
         """
         config = super().get_config()
         optimizer = getattr(self, "optimizer", None)
+        saved = getattr(self, "_inherited_ledger", None)
         if isinstance(optimizer, dp_optimizer.DPOptimizer):
             saved = saved_ledger.SavedLedger(
                 table=optimizer.ledger.to_numpy(), budget=optimizer.budget
             )
+        if saved is not None:
             config[_LEDGER_KEY] = saved.to_config()
         return config
 
@@ -383,6 +385,8 @@ class PrivateTraining:
 
         def guarded_step(iterator):
             steps = self.optimizer.ledger
+            if not steps.has_limits:
+                return step(iterator)
             before = steps.num_taken()
             logs = step(iterator)
             if steps.num_refused():
@@ -475,6 +479,8 @@ class PrivateTraining:
         phase.row.assign(np.int32(row))
         try:
             yield
+            # Where a checkpoint restored a budget behind the optimizer's back.
+            optimizer.check_budget()
         finally:
             phase.sampling, row, phase.is_open = outer
             phase.row.assign(np.int32(row))

@@ -1,10 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pullback of the Keras backend in use."""
 
+import importlib
+
 import keras
 
 
-def _load():
+def load(package: str):
+    """Returns the module of `package` for the Keras backend in use.
+
+    Args:
+        package: Name of a package with a module for each backend.
+
+    Raises:
+        NotImplementedError: If there is none for it.
+    """
     name = keras.backend.backend()
     if name != "tensorflow":
         raise NotImplementedError(
@@ -12,9 +22,7 @@ def _load():
             f"Received: {name!r}. Set KERAS_BACKEND=tensorflow before Keras is "
             "imported."
         )
-    from tf_privacy.clipping.backend import tensorflow
-
-    return tensorflow
+    return importlib.import_module(f"{package}.{name}")
 
 
-backend = _load()
+backend = load(__name__)

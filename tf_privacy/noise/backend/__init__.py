@@ -1,20 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The random bits of the Keras backend in use."""
 
-import keras
+from tf_privacy.clipping import backend as clipping_backend
 
-
-def _load():
-    name = keras.backend.backend()
-    if name != "tensorflow":
-        raise NotImplementedError(
-            "KERAS_BACKEND must be 'tensorflow' to train with tf_privacy. "
-            f"Received: {name!r}. Set KERAS_BACKEND=tensorflow before Keras is "
-            "imported."
-        )
-    from tf_privacy.noise.backend import tensorflow
-
-    return tensorflow
-
-
-backend = _load()
+backend = clipping_backend.load(__name__)
