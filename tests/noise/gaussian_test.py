@@ -308,3 +308,22 @@ def test_gradients_that_are_not_aligned_are_refused():
 def test_a_sum_without_a_bound_is_refused(sensitivity):
     with pytest.raises(ValueError, match="^l2_sensitivity must be"):
         make_sum((3,), l2_norm_clip=sensitivity)
+
+
+def test_a_forked_process_has_noise_of_its_own(monkeypatch):
+    """Two copies of one state, as forks make them."""
+    draws = []
+    for process in (-1, -2):
+        source = gaussian.NoiseSource()
+        source._generator = backend.CounterGenerator([1, 2, 3])
+        with monkeypatch.context() as patch:
+            patch.setattr(gaussian.os, "getpid", lambda p=process: p)
+            draws.append([first_values(source), first_values(source)])
+    assert differ(draws[0][0], draws[1][0])
+    assert differ(draws[0][0], draws[0][1])
+    # One process goes on from where it is.
+    restarted = gaussian.NoiseSource()
+    restarted._generator = backend.CounterGenerator([1, 2, 3])
+    again = gaussian.NoiseSource()
+    again._generator = backend.CounterGenerator([1, 2, 3])
+    np.testing.assert_array_equal(first_values(restarted), first_values(again))

@@ -4,6 +4,7 @@
 import dataclasses
 import hashlib
 import math
+import os
 import secrets
 import warnings
 from typing import Any
@@ -51,7 +52,7 @@ class NoiseSource:
     def __init__(self, seed: int | None = None):
         self._seed = seed
         if seed is None:
-            words = [secrets.randbits(64) for _ in range(3)]
+            words = _draw_words()
         else:
             seed = _checks.check_integer("seed", seed)
             _warn_fixed(seed)
@@ -61,6 +62,7 @@ class NoiseSource:
                 for i in range(0, 24, 8)
             ]
         self._generator = backend.CounterGenerator(words)
+        self._process = os.getpid()
 
     def __deepcopy__(self, memo):
         del memo
@@ -81,6 +83,12 @@ class NoiseSource:
         Returns:
             A list of float32 tensors of these shapes.
         """
+        if self._seed is None and os.getpid() != self._process:
+            # Forked off. Its siblings would add the same noise, and the
+            # difference of two of their models had none. Only here: what was
+            # compiled before a fork waits for threads that are gone.
+            self._generator.restart(_draw_words())
+            self._process = os.getpid()
         sizes = [math.prod(shape) for shape in shapes]
         flat = self._generator.normal(sum(sizes))
         ends = np.cumsum(sizes)
@@ -88,6 +96,10 @@ class NoiseSource:
             ops.reshape(flat[end - size : end], shape)
             for size, end, shape in zip(sizes, ends, shapes, strict=True)
         ]
+
+
+def _draw_words() -> list[int]:
+    return [secrets.randbits(64) for _ in range(3)]
 
 
 def _warn_fixed(seed):

@@ -17,11 +17,19 @@ class CounterGenerator:
     """
 
     def __init__(self, words):
-        signed = [w - 2**64 if w >= 2**63 else w for w in words]
         with tf.init_scope():
             self._generator = tf.random.Generator.from_state(
-                tf.constant(signed, tf.int64), alg="philox"
+                _as_state(words), alg="philox"
             )
+
+    def restart(self, words) -> None:
+        """Goes on from another key and counter, in traced functions too.
+
+        Args:
+            words: As for the class.
+        """
+        with tf.init_scope():
+            self._generator.state.assign(_as_state(words))
 
     def normal(self, num_values: int):
         """Returns `[num_values]` float32 standard normals, never repeated.
@@ -44,3 +52,8 @@ class CounterGenerator:
             [radius * tf.cos(angle), radius * tf.sin(angle)], axis=0
         )
         return both[:num_values]
+
+
+def _as_state(words):
+    signed = [w - 2**64 if w >= 2**63 else w for w in words]
+    return tf.constant(signed, tf.int64)
