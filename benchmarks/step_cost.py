@@ -1,26 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times the private training step against the ordinary one.
+"""Compares the private training step with the ordinary one: time and memory.
 
 Both are the step that `fit` runs, forward pass to weight update, on the same
 batch of the same model. The ordinary step is timed with and without XLA and
 the faster one is the floor. All steps are interleaved in one process, so that
 a machine whose speed drifts slows all of them; ratios of medians are printed.
+Memory is the peak of one step, each measured in its own process; the ordinary
+one without XLA.
 
-    python -m benchmarks.step_cost --models=mlp,lstm --batch_sizes=256
+    python -m benchmarks.step_cost --models=mlp,lstm --batch_sizes=64,256
 """
 
-import os
-import statistics
-import time
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import keras
 from absl import app
 from absl import flags
 
-import tf_privacy
 from benchmarks import models
+from benchmarks import peers
+from benchmarks import steps
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("models", list(models.WORKLOADS), "Which models to time.")
@@ -28,96 +24,54 @@ flags.DEFINE_list("batch_sizes", [], "Empty: each model's own.")
 flags.DEFINE_integer("rounds", 9, "Interleaved rounds; the median counts.")
 flags.DEFINE_float("seconds", 0.3, "How long each step is repeated a round.")
 flags.DEFINE_bool("xla", True, "Whether to time the compiled ordinary step.")
-flags.DEFINE_string("optimizer", "sgd", "sgd or adam.")
-
-_ORDINARY = {
-    "sgd": lambda: keras.optimizers.SGD(0.01),
-    "adam": lambda: keras.optimizers.Adam(1e-3),
-}
-_PRIVATE = {
-    "sgd": lambda **dp: tf_privacy.DPSGD(0.01, **dp),
-    "adam": lambda **dp: tf_privacy.DPAdam(1e-3, **dp),
-}
+flags.DEFINE_bool("memory", True, "Whether to measure the memory of a step.")
+flags.DEFINE_bool("peers", False, "Whether to time other libraries' MLP too.")
+flags.DEFINE_list("optimizers", [], "sgd, adam; empty: each model's own.")
 
 
-def _make_step(workload, batch, *, private, jit_compile):
-    """Returns a function that makes one step, already traced."""
-    model = workload.make_model()
-    if private:
-        model = tf_privacy.privatize(model)
-        optimizer = _PRIVATE[FLAGS.optimizer](
-            l2_norm_clip=1.0, noise_multiplier=1.0, expected_batch_size=64
-        )
-    else:
-        optimizer = _ORDINARY[FLAGS.optimizer]()
-    model.compile(
-        optimizer=optimizer,
-        loss=workload.loss(),
-        jit_compile="auto" if private else jit_compile,
+def _print_header():
+    header = (
+        f"{'model':<12} {'optimizer':<9} {'batch':>6} {'floor ms':>9} "
+        f"{'private':>8} {'target':>7} {'plain/xla':>9}"
     )
-    model.train_on_batch(*batch)
-    if private:
-        # What fit does around the steps, once.
-        optimizer.ledger.row_of(optimizer.step_kind())
-        model._private_phase.row.assign(0)
-        model._private_phase.is_open = True
-
-    def step():
-        model.train_function(iter([batch]))
-
-    for _ in range(3):
-        step()
-    return step
+    print(f"{header} {steps.MEMORY_HEADER}" if FLAGS.memory else header)
 
 
-def _time_once(step) -> float:
-    step()
-    start = time.perf_counter()
-    count = 0
-    while time.perf_counter() - start < FLAGS.seconds or count < 2:
-        step()
-        count += 1
-    return (time.perf_counter() - start) / count
-
-
-def _compare(name, batch_size):
-    workload = models.WORKLOADS[name]
-    x, y = workload.make_batch(models.make_rng(), batch_size)
-    batch = keras.tree.map_structure(keras.ops.convert_to_tensor, (x, y))
-    steps = {
-        "plain": _make_step(workload, batch, private=False, jit_compile=False),
-        "private": _make_step(workload, batch, private=True, jit_compile=False),
-    }
-    if FLAGS.xla:
-        steps["xla"] = _make_step(
-            workload, batch, private=False, jit_compile=True
-        )
-    times = {kind: [] for kind in steps}
-    for _ in range(FLAGS.rounds):
-        for kind, step in steps.items():
-            times[kind].append(_time_once(step))
-    medians = {kind: statistics.median(t) for kind, t in times.items()}
-    floor = min(v for kind, v in medians.items() if kind != "private")
-    xla = medians["plain"] / medians["xla"] if FLAGS.xla else float("nan")
-    ratio = medians["private"] / floor
-    print(
-        f"{name:<12} {batch_size:>6} {floor * 1e3:>10.1f} {ratio:>8.2f} "
-        f"{workload.target:>7.1f} {xla:>10.2f}",
-        flush=True,
+def _print_row(case):
+    times = steps.time_steps(
+        case, rounds=FLAGS.rounds, seconds=FLAGS.seconds, xla=FLAGS.xla
     )
+    row = (
+        f"{case.model:<12} {case.optimizer:<9} {case.batch_size:>6} "
+        f"{times.floor * 1e3:>9.1f} {times.private / times.floor:>8.2f} "
+        f"{case.workload().target:>7.1f} {times.plain / times.xla:>9.2f}"
+    )
+    if FLAGS.memory:
+        row = f"{row} {steps.format_memory(case)}"
+    print(row, flush=True)
 
 
 def main(argv):
-    """Prints one line for each model and batch size."""
+    """Prints one line for each model, optimizer and batch size."""
     del argv
-    print(
-        f"{'model':<12} {'batch':>6} {'floor ms':>10} {'private':>8} "
-        f"{'target':>7} {'plain/xla':>10}"
-    )
+    _print_header()
     for name in FLAGS.models:
-        sizes = FLAGS.batch_sizes or [models.WORKLOADS[name].batch_size]
+        workload = models.WORKLOADS[name]
+        for optimizer in FLAGS.optimizers or workload.optimizers:
+            for batch_size in FLAGS.batch_sizes or [workload.batch_size]:
+                _print_row(
+                    steps.Case(
+                        model=name,
+                        batch_size=int(batch_size),
+                        optimizer=optimizer,
+                    )
+                )
+    if FLAGS.peers:
+        sizes = FLAGS.batch_sizes or [models.WORKLOADS["mlp"].batch_size]
         for batch_size in sizes:
-            _compare(name, int(batch_size))
+            peers.print_rows(
+                int(batch_size), rounds=FLAGS.rounds, seconds=FLAGS.seconds
+            )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ zero biases and unit scales hide no mistake.
 
 import collections.abc
 import dataclasses
+import tempfile
 
 import keras
 import numpy as np
@@ -419,6 +420,226 @@ def _conv2d_transpose(seed):
     """Make a transposed convolution."""
     return _conv2d(
         seed, layers.Conv2DTranspose, filters=3, kernel_size=3, strides=2
+    )
+
+
+def _convolutions(seed, shape, *make_layers):
+    """Make a model of layers, made after the seeding, on inputs of a shape."""
+    rng = _start(seed)
+    x, y = _normal(rng, 6, *shape), _normal(rng, 6, 2)
+    stack = [make() for make in make_layers]
+    pool = (
+        layers.GlobalAveragePooling1D,
+        layers.GlobalAveragePooling2D,
+        layers.GlobalAveragePooling3D,
+    )[len(shape) - 2]
+    stack.append(pool(data_format=stack[-1].data_format))
+    return _sequential(rng, x, y, "mse", [*stack, layers.Dense(2)])
+
+
+@_case(CASES)
+def _conv1d_causal_groups(seed):
+    """Make strided causal groups, then a strided kernel of one place."""
+    return _convolutions(
+        seed,
+        (9, 4),
+        lambda: layers.Conv1D(
+            4, 3, strides=2, padding="causal", groups=2, activation="tanh"
+        ),
+        lambda: layers.Conv1D(3, 1, strides=2),
+    )
+
+
+@_case(CASES)
+def _conv2d_groups_strides(seed):
+    """Make strided groups with uneven padding and the channels first."""
+    return _convolutions(
+        seed,
+        (4, 7, 6),
+        lambda: layers.Conv2D(
+            6,
+            3,
+            strides=2,
+            padding="same",
+            groups=2,
+            data_format="channels_first",
+            activation="tanh",
+        ),
+    )
+
+
+@_case(CASES)
+def _conv2d_few_positions(seed):
+    """Make kernels that are large for the number of their positions."""
+    return _convolutions(
+        seed,
+        (4, 4, 8),
+        lambda: layers.Conv2D(16, 3, activation="tanh"),
+        lambda: layers.Conv2D(24, 2, padding="same", use_bias=False),
+    )
+
+
+@_case(CASES)
+def _conv2d_large_kernel(seed):
+    """Make a kernel too large for a copy of it for each example."""
+    return _convolutions(
+        seed, (6, 6, 32), lambda: layers.Conv2D(256, 4, padding="same")
+    )
+
+
+@_case(CASES)
+def _conv3d_strides(seed):
+    """Make strided and dilated three-dimensional convolutions."""
+    return _convolutions(
+        seed,
+        (5, 4, 3, 2),
+        lambda: layers.Conv3D(3, 2, strides=2, padding="same"),
+        lambda: layers.Conv3D(
+            2, 2, dilation_rate=2, padding="same", use_bias=False
+        ),
+    )
+
+
+@_case(CASES)
+def _depthwise_conv1d_dilated(seed):
+    """Make dilated depthwise convolutions, one with strides too."""
+    return _convolutions(
+        seed,
+        (9, 3),
+        lambda: layers.DepthwiseConv1D(
+            3, dilation_rate=2, depth_multiplier=2, activation="tanh"
+        ),
+        lambda: layers.DepthwiseConv1D(
+            2, strides=2, dilation_rate=2, padding="same", use_bias=False
+        ),
+    )
+
+
+@_case(CASES)
+def _depthwise_conv2d_large(seed):
+    """Make depthwise convolutions on images of some size."""
+    return _convolutions(
+        seed,
+        (21, 20, 8),
+        lambda: layers.DepthwiseConv2D(5, padding="same", activation="tanh"),
+        lambda: layers.DepthwiseConv2D(
+            3, strides=2, padding="same", depth_multiplier=2
+        ),
+    )
+
+
+@_case(CASES)
+def _depthwise_conv2d_channels_first(seed):
+    """Make a strided depthwise convolution with the channels first."""
+    return _convolutions(
+        seed,
+        (3, 7, 6),
+        lambda: layers.DepthwiseConv2D(
+            3, strides=2, padding="same", data_format="channels_first"
+        ),
+    )
+
+
+@_case(CASES)
+def _separable_conv1d(seed):
+    """Make separable convolutions, dilated and strided."""
+    return _convolutions(
+        seed,
+        (9, 3),
+        lambda: layers.SeparableConv1D(
+            4, 3, dilation_rate=2, depth_multiplier=2, activation="tanh"
+        ),
+        lambda: layers.SeparableConv1D(
+            3, 2, strides=2, dilation_rate=2, padding="same", use_bias=False
+        ),
+    )
+
+
+@_case(CASES)
+def _separable_conv2d_channels_first(seed):
+    """Make a strided separable convolution with the channels first."""
+    return _convolutions(
+        seed,
+        (3, 7, 6),
+        lambda: layers.SeparableConv2D(
+            4,
+            3,
+            strides=2,
+            padding="same",
+            depth_multiplier=2,
+            data_format="channels_first",
+            activation="tanh",
+        ),
+    )
+
+
+@_case(CASES)
+def _conv1d_transpose(seed):
+    """Make transposed convolutions with paddings of their outputs."""
+    return _convolutions(
+        seed,
+        (4, 3),
+        lambda: layers.Conv1DTranspose(
+            4, 3, strides=3, output_padding=1, activation="tanh"
+        ),
+        lambda: layers.Conv1DTranspose(
+            2, 3, strides=2, padding="same", output_padding=1, use_bias=False
+        ),
+    )
+
+
+@_case(CASES)
+def _conv2d_transpose_same(seed):
+    """Make transposed convolutions, one of strides beyond its kernel."""
+    return _convolutions(
+        seed,
+        (3, 2, 3),
+        lambda: layers.Conv2DTranspose(
+            2, 3, strides=2, padding="same", activation="tanh"
+        ),
+        lambda: layers.Conv2DTranspose(3, 2, strides=(3, 1), use_bias=False),
+    )
+
+
+@_case(CASES)
+def _conv3d_transpose(seed):
+    """Make a transposed convolution in three dimensions."""
+    return _convolutions(
+        seed,
+        (2, 3, 2, 2),
+        lambda: layers.Conv3DTranspose(3, 2, strides=2, padding="same"),
+    )
+
+
+@_case(CASES)
+def _lora_conv1d(seed):
+    """Make causal, dilated and adapted convolutions."""
+    return _convolutions(
+        seed,
+        (9, 3),
+        lambda: layers.Conv1D(
+            4,
+            3,
+            padding="causal",
+            dilation_rate=2,
+            lora_rank=2,
+            lora_alpha=3,
+            activation="tanh",
+        ),
+        lambda: layers.Conv1D(3, 2, use_bias=False, lora_rank=1),
+    )
+
+
+@_case(CASES)
+def _lora_conv2d_groups(seed):
+    """Make strided and adapted convolutions, in one and in two groups."""
+    return _convolutions(
+        seed,
+        (7, 6, 3),
+        lambda: layers.Conv2D(
+            4, 3, strides=2, padding="same", lora_rank=2, activation="tanh"
+        ),
+        lambda: layers.Conv2D(4, 2, groups=2, lora_rank=3, lora_alpha=2),
     )
 
 
@@ -1184,6 +1405,457 @@ def _time_major(seed):
     rng = _start(seed)
     x, y = _normal(rng, 6, 6, 4), _normal(rng, 6, 6, 2)
     return _sequential(rng, x, y, "mse", [TimeMajor(3), layers.Dense(2)])
+
+
+# Low-rank adaptation, and embeddings used in both directions.
+
+
+def _adapted(layer, input_shape, rank=2, alpha=3):
+    """Return a built layer with frozen weights and low-rank changes to them.
+
+    The scale, alpha over rank, is not one.
+    """
+    layer.build(input_shape)
+    layer.enable_lora(rank, lora_alpha=alpha)
+    return layer
+
+
+@_case(CASES)
+def _lora_dense(seed):
+    """Make adapted dense layers on vectors and on a sequence."""
+    rng = _start(seed)
+    x, y = _normal(rng, 7, 3, 4), _normal(rng, 7, 2)
+    stack = [
+        _adapted(layers.Dense(5, activation="tanh"), (None, 3, 4)),
+        layers.Flatten(),
+        _adapted(layers.Dense(2, use_bias=False), (None, 15), rank=1),
+    ]
+    return _sequential(rng, x, y, "mse", stack)
+
+
+@_case(CASES)
+def _lora_einsum_dense(seed):
+    """Make adapted einsum layers; the kernel's last axis is of each kind."""
+    rng = _start(seed)
+    x, y = _normal(rng, 6, 3, 4), _normal(rng, 6, 3)
+    stack = [
+        _adapted(
+            layers.EinsumDense("abc,cde->abde", (3, 2, 3), bias_axes="de"),
+            (None, 3, 4),
+        ),
+        layers.Activation("tanh"),
+        _adapted(layers.EinsumDense("abde,fde->abf", (3, 4)), (None, 3, 2, 3)),
+        _adapted(
+            layers.EinsumDense("abc,bcd->abd", (3, 5), bias_axes="bd"),
+            (None, 3, 4),
+        ),
+        _adapted(
+            layers.EinsumDense("...c,cd->...d", 4, activation="tanh"),
+            (None, 3, 5),
+        ),
+        _adapted(layers.EinsumDense("abc,cb->ab", (3,)), (None, 3, 4)),
+    ]
+    return _sequential(rng, x, y, "mse", stack)
+
+
+@_case(CASES)
+def _lora_embedding(seed):
+    """Make an adapted embedding of tokens which repeat within a row."""
+    rng = _start(seed)
+    x, y = _integers(rng, 0, 5, 8, 6), _normal(rng, 8, 1)
+    stack = [
+        _adapted(layers.Embedding(6, 4), None),
+        layers.GlobalAveragePooling1D(),
+        layers.Dense(1),
+    ]
+    return _sequential(rng, x, y, "mse", stack)
+
+
+@_case(CASES)
+def _lora_reversible_embedding(seed):
+    """Make an adapted table used in both directions."""
+    rng = _start(seed)
+    x, y = _integers(rng, 0, 7, 6, 4), _integers(rng, 0, 7, 6, 4)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    embedding = _adapted(layers.ReversibleEmbedding(7, 4), None)
+    inputs = keras.Input((4,), dtype="int32")
+    hidden = layers.Dense(4, activation="tanh")(embedding(inputs))
+    model = keras.Model(inputs, embedding(hidden, reverse=True))
+    return _ready(rng, model, x, loss), x, y, None
+
+
+@_case(CASES)
+def _reversible_embedding_mask(seed):
+    """Make a reversible embedding whose mask reaches the loss."""
+    rng = _start(seed)
+    x = _tokens(rng, 7, [4, 2, 1, 4, 3, 4], 4)
+    y = _normal(rng, 6, 4, 2)
+    stack = [layers.ReversibleEmbedding(7, 3, mask_zero=True), layers.Dense(2)]
+    return _sequential(rng, x, y, "mse", stack)
+
+
+@_case(CASES)
+def _embedding_negative(seed):
+    """Make an embedding of indices which count from the table's end too."""
+    rng = _start(seed)
+    x, y = _integers(rng, -5, 5, 8, 6), _normal(rng, 8, 1)
+    stack = [
+        layers.Embedding(5, 3),
+        layers.GlobalAveragePooling1D(),
+        layers.Dense(1),
+    ]
+    return _sequential(rng, x, y, "mse", stack)
+
+
+# Trained scales.
+
+
+@_case(CASES)
+def _attention_scales(seed):
+    """Make the trained scales of attention, masked and causal."""
+    rng = _start(seed)
+    x = [_normal(rng, 6, 3, 4), _tokens(rng, 7, [4, 2, 1, 4, 3, 4], 4)]
+    y = _normal(rng, 6, 2)
+    query, tokens = keras.Input((3, 4)), keras.Input((4,), dtype="int32")
+    value = layers.Embedding(7, 4, mask_zero=True)(tokens)
+    hidden = layers.Attention(score_mode="concat")([query, value])
+    hidden = layers.Attention(use_scale=True, score_mode="concat")(
+        [hidden, value]
+    )
+    hidden = layers.Attention(use_scale=True)(
+        [hidden, hidden], use_causal_mask=True
+    )
+    hidden, scores = layers.AdditiveAttention()(
+        [hidden, value, layers.Dense(4)(value)], return_attention_scores=True
+    )
+    hidden = layers.concatenate([layers.Flatten()(h) for h in (hidden, scores)])
+    model = keras.Model([query, tokens], layers.Dense(2)(hidden))
+    return _ready(rng, model, x, "mse"), x, y, None
+
+
+@_case(CASES)
+def _grouped_attention(seed):
+    """Make a gated grouped attention with a window, and a masked one."""
+    rng = _start(seed)
+    x = [_normal(rng, 6, 4, 4), _integers(rng, 0, 2, 6, 4, 4)]
+    x[1] = x[1] | np.eye(4, dtype="int32")
+    y = _normal(rng, 6, 4, 2)
+    inputs = keras.Input((4, 4))
+    mask = keras.Input((4, 4), dtype="int32")
+    hidden = layers.GroupQueryAttention(
+        2, 4, 2, use_gate=True, sliding_window=2
+    )(inputs, inputs, use_causal_mask=True)
+    hidden = layers.GroupQueryAttention(2, 2, 1, use_bias=False)(
+        hidden, inputs, use_causal_mask=True
+    )
+    hidden, scores = layers.MultiHeadAttention(2, 2)(
+        hidden, inputs, attention_mask=mask, return_attention_scores=True
+    )
+    scores = layers.Permute((2, 1, 3))(scores)
+    hidden = layers.concatenate([hidden, layers.Reshape((4, 8))(scores)])
+    model = keras.Model([inputs, mask], layers.Dense(2)(hidden))
+    return _ready(rng, model, x, "mse"), x, y, None
+
+
+@_case(CASES)
+def _prelu_image(seed):
+    """Make parametric rectifiers of images, with and without shared axes."""
+    rng = _start(seed)
+    x, y = _normal(rng, 6, 3, 2, 2), _normal(rng, 6, 2)
+    stack = [
+        layers.PReLU(shared_axes=[1, 2]),
+        layers.PReLU(shared_axes=[1, 2, 3]),
+        layers.PReLU(),
+        layers.Flatten(),
+        layers.Dense(2),
+    ]
+    return _sequential(rng, x, y, "mse", stack)
+
+
+@_case(CASES)
+def _rms_normalization_axes(seed):
+    """Make root mean square normalisations over several axes."""
+    rng = _start(seed)
+    x, y = _normal(rng, 6, 3, 3, 4), _normal(rng, 6, 2)
+    stack = [
+        layers.RMSNormalization(axis=[2, 3]),
+        layers.RMSNormalization(axis=[-2, -1]),
+        layers.LayerNormalization(rms_scaling=True),
+        layers.LayerNormalization(rms_scaling=True, axis=[1, 3]),
+        layers.Flatten(),
+        layers.Dense(2),
+    ]
+    return _sequential(rng, x, y, "mse", stack)
+
+
+@_case(CASES)
+def _trained_spectrogram(seed):
+    """Make short-time Fourier transforms with trained kernels."""
+    rng = _start(seed)
+    x, y = _normal(rng, 6, 16, 1), _normal(rng, 6, 2)
+    stack = [
+        layers.STFTSpectrogram(
+            mode="psd", frame_length=5, frame_step=3, fft_length=8
+        ),
+        layers.Flatten(),
+        layers.Dense(2),
+    ]
+    return _sequential(rng, x, y, "mse", stack)
+
+
+# Cells, and layers around layers.
+
+
+@_case(CASES)
+def _bidirectional_merges(seed):
+    """Make layers which read from both ends, merged in each way."""
+    rng = _start(seed)
+    x, y = _normal(rng, 6, 4, 3), _normal(rng, 6, 2)
+    inputs = keras.Input((4, 3))
+    hidden = layers.Bidirectional(
+        layers.GRU(3, return_sequences=True), merge_mode="mul"
+    )(inputs)
+    hidden = layers.Bidirectional(
+        layers.SimpleRNN(2, return_sequences=True), merge_mode="sum"
+    )(hidden)
+    hidden = layers.Bidirectional(
+        layers.LSTM(2, return_sequences=True),
+        merge_mode="ave",
+        backward_layer=layers.LSTM(
+            2, return_sequences=True, go_backwards=True, activation="relu"
+        ),
+    )(hidden)
+    merged = layers.Bidirectional(layers.LSTM(2), merge_mode=None)(hidden)
+    model = keras.Model(inputs, layers.Dense(2)(layers.concatenate(merged)))
+    return _ready(rng, model, x, "mse"), x, y, None
+
+
+def _masked_cells(seed, cells, **options):
+    """Make cells in one layer on masked sequences, one of them empty."""
+    rng = _start(seed)
+    x = _tokens(rng, 6, [5, 2, 0, 4, 3, 5], 5)
+    y = _normal(rng, 6, 2)
+    inputs = keras.Input((5,), dtype="int32")
+    hidden = layers.Embedding(6, 3, mask_zero=True)(inputs)
+    hidden = layers.RNN(cells(), **options)(hidden)
+    if options.get("return_state"):
+        hidden = layers.concatenate(keras.tree.flatten(hidden))
+    model = keras.Model(inputs, layers.Dense(2)(hidden))
+    return _ready(rng, model, x, "mse"), x, y, None
+
+
+@_case(CASES)
+def _masked_stacked_cells(seed):
+    """Make stacked cells of all kinds which read backwards."""
+    return _masked_cells(
+        seed,
+        lambda: [
+            layers.GRUCell(3),
+            layers.LSTMCell(2),
+            layers.SimpleRNNCell(3),
+        ],
+        go_backwards=True,
+    )
+
+
+@_case(CASES)
+def _masked_cell_states(seed):
+    """Make stacked cells whose states are outputs too."""
+    return _masked_cells(
+        seed,
+        lambda: [
+            layers.SimpleRNNCell(2),
+            layers.GRUCell(2, reset_after=False),
+        ],
+        return_state=True,
+    )
+
+
+@_case(CASES)
+def _rnn_single_cell(seed):
+    """Make single cells in a layer, one of which gives sequences."""
+    rng = _start(seed)
+    x = _tokens(rng, 6, [5, 2, 1, 4, 3, 5], 5)
+    y = _normal(rng, 6, 2)
+    stack = [
+        layers.Embedding(6, 3, mask_zero=True),
+        layers.RNN(
+            layers.LSTMCell(3), return_sequences=True, zero_output_for_mask=True
+        ),
+        layers.RNN(layers.SimpleRNNCell(3)),
+        layers.Dense(2),
+    ]
+    return _sequential(rng, x, y, "mse", stack)
+
+
+class StepByStep(layers.Layer):
+    """Calls a recurrent cell at each step, in a Python loop."""
+
+    def __init__(self, cell, **kwargs):
+        super().__init__(**kwargs)
+        self.cell = cell
+
+    def build(self, input_shape):
+        """Build the cell for one step."""
+        self.cell.build((input_shape[0], input_shape[2]))
+
+    def call(self, inputs):
+        """Return the last output."""
+        states = self.cell.get_initial_state(keras.ops.shape(inputs)[0])
+        for step in range(inputs.shape[1]):
+            output, states = self.cell(inputs[:, step], states)
+        return output
+
+
+def _by_hand(seed, make_cell):
+    """Make a recurrent cell which a custom layer calls."""
+    return _recurrent(seed, lambda: StepByStep(make_cell()))
+
+
+@_case(CASES)
+def _lstm_cell_by_hand(seed):
+    """Make a cell with two states in a custom loop."""
+    return _by_hand(seed, lambda: layers.LSTMCell(3))
+
+
+@_case(CASES)
+def _gru_cell_by_hand(seed):
+    """Make a gated cell in a custom loop."""
+    return _by_hand(seed, lambda: layers.GRUCell(3))
+
+
+@_case(CASES)
+def _stacked_cells_by_hand(seed):
+    """Make stacked cells in a custom loop."""
+    return _by_hand(
+        seed,
+        lambda: layers.StackedRNNCells(
+            [
+                layers.GRUCell(2, reset_after=False),
+                layers.SimpleRNNCell(2, use_bias=False),
+            ]
+        ),
+    )
+
+
+class Gates(layers.Layer):
+    """Gates at two steps; one row of them looks like a bias to Keras."""
+
+    def build(self, input_shape):
+        """Create the weight."""
+        width = input_shape[-1]
+        self.kernel = self.add_weight(shape=(width, 2 * width), name="kernel")
+
+    def call(self, inputs):
+        """Return the gated state."""
+        state = inputs
+        for _ in range(2):
+            sums = keras.ops.add(
+                keras.ops.matmul(inputs, self.kernel),
+                keras.ops.matmul(state, self.kernel),
+            )
+            gate, value = keras.ops.split(sums, 2, axis=1)
+            state = keras.ops.sigmoid(gate) * keras.ops.tanh(value)
+        return state
+
+
+@_case(CASES)
+def _custom_gates(seed):
+    """Make a custom layer whose sums Keras takes for biases."""
+    rng = _start(seed)
+    x, y = _normal(rng, 6, 3), _normal(rng, 6, 2)
+    return _sequential(rng, x, y, "mse", [Gates(), layers.Dense(2)])
+
+
+class Residual(layers.Wrapper):
+    """Adds its input to the output of the layer it wraps."""
+
+    def call(self, inputs):
+        """Return the sum."""
+        return inputs + self.layer(inputs)
+
+
+@_case(CASES)
+def _wrapper(seed):
+    """Make wrapped layers, one wrapper within another."""
+    rng = _start(seed)
+    x, y = _normal(rng, 8, 4), _normal(rng, 8, 2)
+    inner = Residual(layers.Dense(4, activation="tanh"))
+    return _sequential(rng, x, y, "mse", [Residual(inner), layers.Dense(2)])
+
+
+@_case(CASES)
+def _time_distributed_layers(seed):
+    """Make a convolution, a normalisation and an LSTM at each time step."""
+    rng = _start(seed)
+    x, y = _normal(rng, 5, 3, 4, 4, 2), _normal(rng, 5, 3, 2)
+    stack = [
+        layers.TimeDistributed(layers.Conv2D(2, 2, activation="tanh")),
+        layers.TimeDistributed(layers.GroupNormalization(1)),
+        layers.TimeDistributed(layers.TimeDistributed(layers.Dense(3))),
+        layers.TimeDistributed(layers.Reshape((3, 9))),
+        layers.TimeDistributed(layers.LSTM(2)),
+        layers.TimeDistributed(keras.Sequential([layers.Dense(2)])),
+    ]
+    return _sequential(rng, x, y, "mse", stack)
+
+
+@_case(CASES)
+def _pipeline(seed):
+    """Make layers in a pipeline."""
+    rng = _start(seed)
+    x, y = _normal(rng, 8, 4), _normal(rng, 8, 2)
+    within = [layers.Dense(3, activation="tanh"), layers.Dense(2)]
+    return _sequential(rng, x, y, "mse", [layers.Pipeline(within)])
+
+
+@_case(CASES)
+def _saved_model_layer(seed):
+    """Make a trained layer out of a saved model, unknown to Keras within."""
+    rng = _start(seed)
+    x, y = _normal(rng, 8, 4), _normal(rng, 8, 2)
+    saved = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    with tempfile.TemporaryDirectory() as folder:
+        saved.export(folder, verbose=False)
+        stack = [layers.TFSMLayer(folder), layers.Dense(2)]
+    return _sequential(rng, x, y, "mse", stack)
+
+
+def _conv_lstm(seed, make_layer, *size):
+    """Make a convolutional LSTM on a short film of the given size."""
+    rng = _start(seed)
+    x, y = _normal(rng, 4, 3, *size, 2), _normal(rng, 4, 2)
+    stack = [make_layer(), layers.Flatten(), layers.Dense(2)]
+    return _sequential(rng, x, y, "mse", stack)
+
+
+@_case(CASES)
+def _conv_lstm1d(seed):
+    """Make a one-dimensional convolutional LSTM, read backwards."""
+    return _conv_lstm(
+        seed, lambda: layers.ConvLSTM1D(2, 3, go_backwards=True), 5
+    )
+
+
+@_case(CASES)
+def _conv_lstm2d(seed):
+    """Make a two-dimensional convolutional LSTM with strides."""
+    return _conv_lstm(
+        seed,
+        lambda: layers.ConvLSTM2D(
+            2, 2, strides=2, padding="same", return_sequences=True
+        ),
+        4,
+        3,
+    )
+
+
+@_case(CASES)
+def _conv_lstm3d(seed):
+    """Make a three-dimensional convolutional LSTM without biases."""
+    return _conv_lstm(
+        seed, lambda: layers.ConvLSTM3D(2, 2, use_bias=False), 3, 2, 3
+    )
 
 
 # Random models.

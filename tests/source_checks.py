@@ -26,9 +26,10 @@ _BELOW_TRAINING = {"optimizers", "noise", "clipping", "sampling", "accounting"}
 ARROWS = {
     "": set(),
     "_checks": set(),
-    "accounting": {"_checks"},
+    "_neighboring_relation": set(),
+    "accounting": {"_checks", "_neighboring_relation"},
     "sampling": {"_checks"},
-    "clipping": {"_checks"},
+    "clipping": {"_checks", "_neighboring_relation"},
     "noise": {"_checks", "clipping"},
     "optimizers": {"_checks", "clipping", "noise", "sampling"},
     "training": {"_checks", *_BELOW_TRAINING},
@@ -36,7 +37,15 @@ ARROWS = {
     "cli": {"_checks", "accounting", "audit", "training"},
 }
 # Packages that must work where no TensorFlow is installed.
-LIGHT = {"", "_checks", "accounting", "sampling", "cli", "audit"}
+LIGHT = {
+    "",
+    "_checks",
+    "_neighboring_relation",
+    "accounting",
+    "sampling",
+    "cli",
+    "audit",
+}
 LIGHT_IMPORTS = {"numpy", "scipy", "absl", "tf_privacy"}
 BACKENDS = {"tensorflow", "jax", "torch"}
 # Modules whose names, not only submodules, are imported.

@@ -21,10 +21,18 @@ _MODULES = {
         "compute_epsilon",
         "compute_noise",
     ),
+    "clipping.augmentation": ("Augmentation",),
     "clipping.clipped_sum": ("ClippedSum",),
-    "clipping.engine": ("clipped_gradients", "regularizer_gradients"),
+    "clipping.engine": ("clipped_gradients",),
     "clipping.explanation": ("explain_clipping",),
+    "clipping.regularization": ("regularizer_gradients",),
     "clipping.row_independence": ("check_model",),
+    "clipping.styles": (
+        "AutomaticClipping",
+        "ClippingStyle",
+        "FlatClipping",
+        "PerLayerClipping",
+    ),
     "optimizers.budget_error": ("PrivacyBudgetError",),
     "optimizers.dp_optimizer": ("DPOptimizer",),
     "optimizers.presets": (
@@ -35,6 +43,10 @@ _MODULES = {
         "DPSGD",
     ),
     "sampling.poisson": ("PoissonSampling",),
+    "training.batch_normalization": (
+        "fold_batch_normalization",
+        "replace_batch_normalization",
+    ),
     "training.models": (
         "DPModel",
         "DPSequential",
@@ -43,6 +55,7 @@ _MODULES = {
     ),
     "training.poisson_dataset": ("PoissonDataset",),
     "training.privacy_budget": ("PrivacyBudget",),
+    "training.units": ("arrange_units",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -12,6 +12,7 @@ from tests import models
 from tests import oracles
 from tests.clipping import exactness
 from tf_privacy.clipping import engine
+from tf_privacy.clipping import regularization
 
 Apply = exactness.Apply
 stack = exactness.stack
@@ -335,79 +336,6 @@ def test_compiled_by_xla_is_the_same(name):
         assert oracles.relative_error(total, expected) <= 1e-5
 
 
-@pytest.mark.parametrize(
-    "name, graph",
-    [
-        ("dense_mlp", True),
-        ("dense_mlp", False),
-        ("two_outputs_weighted", False),
-        ("mixed_inputs", False),
-    ],
-)
-def test_microbatches_add_up_to_the_batch(name, graph):
-    model, *data = case_named(name).make(0)
-    present = [part for part in data if part is not None]
-
-    def clip(x, y, weight):
-        return engine.clipped_gradients(model, x, y, weight, l2_norm_clip=0.5)
-
-    def in_pieces(size):
-        def run(*parts):
-            parts = (*parts, None)[:3]
-            return engine.sum_over_microbatches(
-                clip, parts, size, model, lambda step, piece: None
-            ).gradients
-
-        if graph:
-            signature = exactness.any_rows(present)
-            return tf.function(run, autograph=False, input_signature=signature)
-        return run
-
-    runs = [in_pieces(size) for size in ((1, 3, 7, 12) if graph else (3,))]
-    for rows in (7, 1, 0):
-        some = keras.tree.map_structure(
-            lambda a, rows=rows: None if a is None else a[:rows], data
-        )
-        expected, _ = oracles.loop_clipped_sum(model, *some, l2_norm_clip=0.5)
-        some = [part for part in some if part is not None]
-        for run in runs:
-            assert oracles.relative_error(run(*some), expected) <= 1e-6
-
-
-def test_pieces_are_consecutive_rows_and_all_are_observed():
-    seen = []
-    model = stack(layers.Dense(3))
-    total = engine.sum_over_microbatches(
-        lambda x, y, w: engine.clipped_gradients(
-            model, x, y, w, l2_norm_clip=0.5
-        ),
-        (X, Y, None),
-        3,
-        model,
-        lambda step, piece: seen.append((step, piece)),
-    )
-    assert [len(piece[0]) for _, piece in seen] == [3, 3, 2]
-    for part in (0, 1):
-        together = np.concatenate([piece[part] for _, piece in seen])
-        np.testing.assert_array_equal(together, (X, Y)[part])
-    assert total.l2_sensitivity == 0.5
-    assert all(piece[2] is None for _, piece in seen)
-
-
-@pytest.mark.parametrize("size", [0, -1, 2.5, None])
-def test_a_microbatch_has_at_least_one_row(size):
-    model = stack(layers.Dense(3))
-
-    def stop(x, y, weight):
-        # Without a check the loop would never end.
-        pytest.fail("sum_over_microbatches did not refuse the size")
-
-    with pytest.raises((ValueError, TypeError), match="microbatch_size must"):
-        engine.sum_over_microbatches(
-            stop, (X, Y, None), size, model, lambda step, piece: None
-        )
-
-
 # Low precision.
 
 
@@ -557,9 +485,9 @@ def test_a_model_that_was_never_built():
 def test_regularizers_are_apart():
     model, x, y, _ = case_named("kernel_regularizer").make(0)
     expected = oracles.loop_regularizer_gradients(model)
-    got = engine.regularizer_gradients(model)
+    got = regularization.regularizer_gradients(model)
     assert oracles.relative_error(got, expected) <= 1e-6
-    assert engine.regularizer_gradients(stack(layers.Dense(3))) is None
+    assert regularization.regularizer_gradients(stack(layers.Dense(3))) is None
 
 
 def test_the_model_is_left_as_it_was():

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tf_privacy.clipping import gradient_terms
+from tf_privacy.clipping import merged_terms
 
 # Batch, positions, width, depth; whether the norm comes from Gram matrices.
 OUTER_SHAPES = [
@@ -192,7 +193,7 @@ def merges():
     "terms, expected", [pytest.param(*m[1:], id=m[0]) for m in merges()]
 )
 def test_merged_terms_are_the_sum(terms, expected):
-    assert_is(gradient_terms.merge_terms(terms), expected)
+    assert_is(merged_terms.merge_terms(terms), expected)
 
 
 def test_opposite_uses_cancel_before_the_norm():
@@ -200,7 +201,7 @@ def test_opposite_uses_cancel_before_the_norm():
     opposite = gradient_terms.OuterProduct(
         tf.constant(inputs), tf.constant(-cotangents), (16, 8)
     )
-    merged = gradient_terms.merge_terms([term, opposite])
+    merged = merged_terms.merge_terms([term, opposite])
     ratio = merged.squared_norms() / term.squared_norms()
     assert np.all(ratio.numpy() < 1e-4)
 

@@ -10,6 +10,7 @@ from tests import models
 from tests import oracles
 from tf_privacy.clipping import engine
 from tf_privacy.clipping import single_examples
+from tf_privacy.clipping import styles
 
 NAMES = ["dense_mlp", "embedding_masked_mean", "two_outputs_weighted"]
 CASES = [c for c in models.CASES if c.name in NAMES]
@@ -27,11 +28,12 @@ def loop(model, data, l2_norm_clip, *, graph):
     def run(x, y, weight):
         return single_examples.loop_clipped_sum(
             model,
-            x,
-            y,
-            weight,
+            (x, y, weight),
+            None,
             loss=engine.compiled_loss(model),
-            l2_norm_clip=l2_norm_clip,
+            style=styles.FlatClipping(l2_norm_clip=l2_norm_clip),
+            rows_per_unit=1,
+            unscale=1.0,
         )
 
     if graph:

@@ -25,7 +25,7 @@ from tf_privacy.clipping import probe_rows
 from tf_privacy.clipping import rules
 from tf_privacy.clipping.backend import backend
 
-_PROBE_BATCH = 1009  # A prime that no ordinary axis has.
+PROBE_BATCH = 1009  # A prime that no ordinary axis has.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,6 +105,7 @@ class _Observer:
 
     def intercept(self, layer, call, args, kwargs):
         """Runs one call as a node of the tree."""
+        _check_steps(layer, args, kwargs)
         if self.root is None:
             self._graph = backend.current_graph()
         elif backend.current_graph() is not self._graph:
@@ -145,6 +146,22 @@ class _Observer:
             self._stack[-1].seeded = True
 
 
+def _check_steps(layer, args, kwargs):
+    """Raises if Keras would take the number of examples for that of steps."""
+    if not keras_internals.uses_class_call(layer, keras.layers.TimeDistributed):
+        return
+    shape = tuple((args[0] if args else kwargs["inputs"]).shape)
+    if shape[1] is None:
+        raise ValueError(
+            "model must know the number of steps in TimeDistributed: Keras "
+            "runs over as many as there are examples where it is unknown, and "
+            "so each example would depend on how many others there are. "
+            f"Received: layer {layer.name!r} on inputs of shape {shape}. Pad "
+            "the steps to a fixed number, or apply the layer to all of them "
+            "at once."
+        )
+
+
 def check_update(variable, seeds, layer) -> None:
     """Raises if a layer changes a state that is not a random generator's.
 
@@ -177,7 +194,7 @@ def _is_row(leaf) -> bool:
     return (
         keras.ops.is_tensor(leaf)
         and len(leaf.shape) > 0
-        and leaf.shape[0] == _PROBE_BATCH
+        and leaf.shape[0] == PROBE_BATCH
     )
 
 
@@ -237,8 +254,17 @@ def _loop_reason(nodes, calls, root, graph) -> str:
     return ""
 
 
+def probe_specs(x):
+    """Returns specs of `PROBE_BATCH` rows of the shapes of `x`.
+
+    Args:
+        x: A structure of tensors `[B, ...]`.
+    """
+    return keras.tree.map_structure(_probe_spec, x)
+
+
 def _probe_spec(tensor):
-    shape = (_PROBE_BATCH,) + tuple(tensor.shape[1:])
+    shape = (PROBE_BATCH,) + tuple(tensor.shape[1:])
     return keras.KerasTensor(shape, keras.ops.dtype(tensor))
 
 
@@ -265,7 +291,7 @@ def _trace(model, specs, observer):
 
 def _make_plan(model, inputs) -> CallPlan:
     observer = _Observer(model)
-    specs = keras.tree.map_structure(_probe_spec, inputs)
+    specs = probe_specs(inputs)
     try:
         graph = _trace(model, specs, observer)
     except (TypeError, ValueError):

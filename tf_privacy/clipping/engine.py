@@ -2,19 +2,21 @@
 """One forward pass, one backward pass, clipped sums: the clipping engine."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
 from tf_privacy import _checks
+from tf_privacy.clipping import augmentation as augmentation_module
 from tf_privacy.clipping import clipped_sum
 from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import plan_check
 from tf_privacy.clipping import row_independence
 from tf_privacy.clipping import single_examples
+from tf_privacy.clipping import styles
 from tf_privacy.clipping import taps
-from tf_privacy.clipping import thresholds
 from tf_privacy.clipping import unit_losses
 from tf_privacy.clipping.backend import backend
 
@@ -31,14 +33,39 @@ class ClippedStep:
 
     Attributes:
         clipped_sum: The clipped gradients, for `DPOptimizer.apply`.
-        y_pred: The model's outputs in training mode.
-        norms: `[B]` float32; each unit's gradient norm before clipping; NaN
+        y_pred: The model's outputs in training mode, one row for each row
+            that went through the model.
+        norms: `[U]` float32; each unit's gradient norm before clipping; NaN
             or inf where the unit was left out.
     """
 
     clipped_sum: clipped_sum.ClippedSum
     y_pred: Any
     norms: Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipSettings:
+    """What a unit is, and how its gradient is bounded.
+
+    Attributes:
+        style: The clipping style.
+        loss: `loss(y, y_pred, sample_weight)`; None takes the compiled one.
+        examples_per_unit: Consecutive examples that make up one unit.
+        augmentation: None, or the views that stand for each example.
+    """
+
+    style: styles.ClippingStyle
+    loss: Callable | None = None
+    examples_per_unit: int = 1
+    augmentation: augmentation_module.Augmentation | None = None
+
+    @property
+    def rows_per_unit(self) -> int:
+        """Rows of the model's batch that belong to one unit."""
+        if self.augmentation is None:
+            return self.examples_per_unit
+        return self.examples_per_unit * self.augmentation.num_views
 
 
 @backend.runs_as_written
@@ -48,14 +75,17 @@ def clipped_gradients(
     y=None,
     sample_weight=None,
     *,
-    l2_norm_clip: float,
+    l2_norm_clip: float | styles.ClippingStyle,
     loss=None,
+    examples_per_unit: int = 1,
+    augment: augmentation_module.Augmentation | None = None,
 ) -> ClippedStep:
-    """Returns the sum of per-example gradients, each clipped on its own.
+    """Returns the sum of per-unit gradients, each clipped on its own.
 
-        sum_b g[b] * min(1, l2_norm_clip / norm(g[b]))
-        g[b] = gradient of loss(y[b:b+1], model(x)[b:b+1]) for all weights
-    An example whose gradient is not finite contributes nothing. A batch of no
+        sum_u g[u] * min(1, l2_norm_clip / norm(g[u]))
+        g[u] = sum of the gradients of loss(y[b:b+1], model(x)[b:b+1]) for all
+               weights, over the examples b of unit u
+    A unit whose gradient is not finite contributes nothing. A batch of no
     examples gives zeros. Losses of weights alone (regularisers) are not in it:
     see `regularizer_gradients`.
 
@@ -64,10 +94,15 @@ def clipped_gradients(
         x: A structure of tensors `[B, ...]`.
         y: A structure of tensors `[B, ...]`, or None.
         sample_weight: A structure of tensors `[B, ...]`, or None.
-        l2_norm_clip: L2 bound on one example's gradient; gradient units; > 0.
+        l2_norm_clip: L2 bound on one unit's gradient; gradient units; > 0. A
+            number, or a ClippingStyle that has one.
         loss: `loss(y, y_pred, sample_weight)` for a batch of one example, a
             function of nothing else; None takes the one that the model was
             compiled with.
+        examples_per_unit: So many consecutive examples are one unit: those of
+            one person, for user-level privacy. B is a multiple of it.
+        augment: None, or an `Augmentation`: each example is replaced by the
+            mean over its views.
 
     Returns:
         A ClippedStep.
@@ -78,10 +113,30 @@ def clipped_gradients(
 
     Source: book-keeping, Bu et al. 2023, arXiv:2210.00038.
     """
-    l2_norm_clip = _checks.check_l2_norm_clip(l2_norm_clip)
-    x, y, sample_weight = _as_tensors((x, y, sample_weight))
-    _check_lengths((x, y, sample_weight))
-    loss = _without_weights(loss or compiled_loss(model), model)
+    settings = ClipSettings(
+        style=styles.as_style(l2_norm_clip),
+        loss=loss,
+        examples_per_unit=_checks.check_integer(
+            "examples_per_unit", examples_per_unit, at_least=1
+        ),
+        augmentation=augment,
+    )
+    data = prepare_data((x, y, sample_weight), settings)
+    return clip_prepared(model, data, settings)
+
+
+def clip_prepared(model, data, settings: ClipSettings, counted=None):
+    """Returns the ClippedStep of one batch.
+
+    Args:
+        model: A `keras.Model`.
+        data: From `prepare_data`.
+        settings: What a unit is and how it is clipped.
+        counted: `[U]` bool; false for padding, which adds nothing. None counts
+            every unit.
+    """
+    x, y, sample_weight = data
+    loss = _without_weights(settings.loss or compiled_loss(model), model)
     keras_internals.build_for(model, x)
     variables = tuple(model.trainable_variables)
     if not variables:
@@ -93,70 +148,51 @@ def clipped_gradients(
     plan = plan_check.confirmed_plan(model, x)
     if plan.loop_reason:
         gradients, y_pred, squared = single_examples.loop_clipped_sum(
-            model, x, y, sample_weight, loss=loss, l2_norm_clip=l2_norm_clip
+            model,
+            (x, y, sample_weight),
+            counted,
+            loss=loss,
+            style=settings.style,
+            rows_per_unit=settings.rows_per_unit,
+            unscale=1.0 / _num_views(settings),
         )
     else:
         gradients, y_pred, squared = _book_keeping(
-            model, x, y, sample_weight, plan, loss, l2_norm_clip
+            model, (x, y, sample_weight), counted, plan, loss, settings
         )
     total = clipped_sum.ClippedSum(
         gradients=tuple(gradients),
         variables=variables,
-        l2_sensitivity=l2_norm_clip,
+        l2_sensitivity=settings.style.l2_norm_clip,
     )
     return ClippedStep(
         clipped_sum=total, y_pred=y_pred, norms=ops.sqrt(squared)
     )
 
 
-def sum_over_microbatches(clip, data, microbatch_size: int, model, observe):
-    """Returns the ClippedSum of one logical batch, sent through in pieces.
-
-    The pieces are consecutive rows of one draw, and their sums add up before
-    any noise: the result is that of the whole batch, in the memory of a piece.
+def prepare_data(data, settings: ClipSettings):
+    """Returns what goes through the model: tensors, each example's views.
 
     Args:
-        clip: `clip(x, y, sample_weight) -> ClippedStep` for one piece.
-        data: `(x, y, sample_weight)`, structures of tensors `[B, ...]`.
-        microbatch_size: Rows of a piece; the last one may have fewer.
-        model: The model whose trainable variables `clip` clips for.
-        observe: Called with each piece's ClippedStep and data.
+        data: `(x, y, sample_weight)`, structures of arrays `[B, ...]`.
+        settings: For its units and views.
+
+    Raises:
+        ValueError: If lengths differ, or are no whole number of units.
     """
-    microbatch_size = _checks.check_integer(
-        "microbatch_size", microbatch_size, at_least=1
-    )
-    data = _as_tensors(data)
-    _check_lengths(data)
-    keras_internals.build_for(model, data[0])
-    leaf = next(t for t in keras.tree.flatten(data) if t is not None)
-    variables = tuple(model.trainable_variables)
-    sensitivities = []
-
-    def clip_piece(start, stop):
-        piece = keras.tree.map_structure(
-            lambda t: None if t is None else t[start:stop], data
-        )
-        step = clip(*piece)
-        observe(step, piece)
-        sensitivities.append(step.clipped_sum.l2_sensitivity)
-        return list(step.clipped_sum.gradients)
-
-    gradients = backend.sum_over_pieces(
-        clip_piece,
-        ops.shape(leaf)[0],
-        microbatch_size,
-        [ops.zeros(v.shape, "float32") for v in variables],
-    )
-    if not sensitivities:  # An eager batch of no rows has no piece.
-        gradients = clip_piece(0, 0)
-    return clipped_sum.ClippedSum(
-        gradients=tuple(gradients),
-        variables=variables,
-        l2_sensitivity=max(sensitivities),
-    )
+    data = as_tensors(data)
+    check_lengths(data, settings.examples_per_unit)
+    if settings.augmentation is None:
+        return data
+    return settings.augmentation.make_views(*data)
 
 
-def _book_keeping(model, x, y, sample_weight, plan, loss, l2_norm_clip):
+def _num_views(settings) -> int:
+    return settings.augmentation.num_views if settings.augmentation else 1
+
+
+def _book_keeping(model, data, counted, plan, loss, settings):
+    x, y, sample_weight = data
     variables = model.trainable_variables
     scale = _loss_scale(model)
     recorders = []
@@ -165,32 +201,46 @@ def _book_keeping(model, x, y, sample_weight, plan, loss, l2_norm_clip):
         recorder = taps.TapRecorder(plan, tap, variables)
         recorders.append(recorder)
         y_pred = recorder.run(model, x)
-        losses = unit_losses.compute_unit_losses(loss, y, y_pred, sample_weight)
-        return ops.sum(losses) * scale, (y_pred, losses)
+        losses = unit_losses.compute_unit_losses(
+            loss, y, y_pred, sample_weight, scale=scale
+        )
+        return ops.sum(losses), (y_pred, losses)
 
-    (y_pred, losses), cotangents = backend.pull_back(forward)
+    (y_pred, _), cotangents = backend.pull_back(forward)
     terms = taps.collect_terms(
-        recorders[0].records, cotangents, 1.0 / scale, variables
+        recorders[0].records,
+        cotangents,
+        1.0 / (scale * _num_views(settings)),
+        variables,
+        rows_per_unit=settings.rows_per_unit,
     )
-    squared = ops.zeros_like(losses)
-    for term in terms.values():
-        squared = squared + term.squared_norms()
-    factors, finite = thresholds.compute_clip_factors(squared, l2_norm_clip)
+    num_rows = ops.shape(keras.tree.flatten(x)[0])[0]
+    zero = ops.zeros((num_rows // settings.rows_per_unit,), "float32")
+    groups = settings.style.group_variables(variables)
+    squared = [zero] * len(set(groups))
+    for variable, group in zip(variables, groups, strict=True):
+        if id(variable) in terms:
+            norms = terms[id(variable)].squared_norms()
+            squared[group] = squared[group] + norms
+    factors, present = settings.style.compute_factors(squared, counted)
 
     def sums(keep):
         return [
-            terms[id(v)].weighted_sum(factors, keep)
+            terms[id(v)].weighted_sum(factors[group], keep)
             if id(v) in terms
             else ops.zeros(v.shape, "float32")
-            for v in variables
+            for v, group in zip(variables, groups, strict=True)
         ]
 
     # A factor of 0 does not silence NaN or inf (0 * inf is NaN): where a unit
     # is not finite its rows are set to zero. Rare, so only then.
+    total = sum(squared)
     gradients = ops.cond(
-        ops.all(finite), lambda: sums(None), lambda: sums(finite)
+        ops.all(ops.isfinite(total)),
+        lambda: sums(None),
+        lambda: sums(present),
     )
-    return gradients, y_pred, squared
+    return gradients, y_pred, total
 
 
 def _loss_scale(model) -> float:
@@ -200,8 +250,16 @@ def _loss_scale(model) -> float:
     return _FLOAT16_LOSS_SCALE if "float16" in dtypes else 1.0
 
 
-def _check_lengths(data):
-    """Raises if tensors that go together are known to differ in length."""
+def check_lengths(data, examples_per_unit: int = 1):
+    """Raises if tensors that go together are known to differ in length.
+
+    Args:
+        data: A structure of tensors `[B, ...]`.
+        examples_per_unit: What B must be a multiple of.
+
+    Raises:
+        ValueError: If they differ, or leave a unit incomplete.
+    """
     leaves = [t for t in keras.tree.flatten(data) if t is not None]
     lengths = {t.shape[0] if len(t.shape) else 0 for t in leaves} - {None}
     if len(lengths) > 1:
@@ -209,6 +267,13 @@ def _check_lengths(data):
             "x, y and sample_weight must have the same number of rows. "
             f"Received: {sorted(lengths)} rows. Row i of each must belong to "
             "the same example."
+        )
+    if lengths and lengths.pop() % examples_per_unit:
+        raise ValueError(
+            "x must hold whole units: a multiple of examples_per_unit="
+            f"{examples_per_unit} rows. Received: {leaves[0].shape[0]} rows. "
+            "Fill up with rows of sample_weight 0 (tf_privacy.arrange_units "
+            "does it)."
         )
 
 
@@ -232,7 +297,12 @@ def _without_weights(loss, model):
     return checked
 
 
-def _as_tensors(structure):
+def as_tensors(structure):
+    """Returns a structure of tensors; None stays None.
+
+    Args:
+        structure: A structure of arrays.
+    """
     return keras.tree.map_structure(
         lambda a: None if a is None else ops.convert_to_tensor(a), structure
     )
@@ -254,27 +324,3 @@ def compiled_loss(model):
             "None. A loss added inside of a layer cannot be clipped."
         )
     return loss
-
-
-def regularizer_gradients(model):
-    """Returns the gradient of the weight regularisers for each variable.
-
-    They see no data, so adding them after the noise costs no privacy.
-
-    Args:
-        model: A `keras.Model`.
-
-    Returns:
-        A list aligned with `model.trainable_variables`, or None if there is
-        no regulariser.
-    """
-    variables = model.trainable_variables
-    if all(v.regularizer is None for v in variables):
-        return None
-
-    def total():
-        return sum(
-            v.regularizer(v) for v in variables if v.regularizer is not None
-        )
-
-    return backend.gradient(total, variables)

@@ -8,51 +8,17 @@ one variable that is used twice (shared layers, tied weights) are merged before
 the norm is taken, since the norm of a sum is not the sum of the norms.
 """
 
+import abc
+import dataclasses
 import math
 
 from keras import ops
 
-# Smallest normal float32. A square that falls below it is flushed to zero;
-# adding it once for each entry keeps every norm an upper bound, so that a unit
-# with tiny inputs and huge cotangents cannot hide its gradient in an underflow.
-_FLUSHED_SQUARE = 1.1754944e-38
-
-# Unit round-off of float32. A Gram-matrix norm is a sum of terms of both signs
-# whose round-off is relative to the sum of their sizes, not to the result:
-# adding that much keeps a norm that cancelled an upper bound.
-_ROUND_OFF = 2.0**-24
-
-# Below this fraction of the sum of sizes a Gram sum counts as cancelled.
-_CANCELLED = 2.0**-6
-
-# Longest running sum in one product.
-_LONGEST_SUM = 1024
+from tf_privacy.clipping import round_off
 
 # A per-unit gradient of more entries than this (16 MB) is never instantiated
 # where its norm can be had from Gram matrices.
 _MAX_INSTANTIATED = 2**22
-
-
-def _row_squared_norms(array):
-    """Returns `[B]` upper bounds on each row's squared L2 norm."""
-    entries = math.prod(d or 1 for d in array.shape[1:])
-    flushed = entries * _FLUSHED_SQUARE
-    chunk = _largest_divisor(entries, _LONGEST_SUM)
-    if None in array.shape[1:] or entries > _LONGEST_SUM * chunk:
-        axes = tuple(range(1, len(array.shape)))
-        return ops.sum(ops.square(array), axis=axes) + flushed
-    # A product of matrices reads the rows once; squaring them first would
-    # write them out again, at four times the time on a CPU. In chunks, since
-    # a long running sum loses what is small beside it.
-    rows = ops.reshape(array, (-1, entries // chunk, chunk))
-    return ops.sum(ops.einsum("bnc,bnc->bn", rows, rows), axis=1) + flushed
-
-
-def _largest_divisor(number: int, bound: int) -> int:
-    """Returns the largest divisor of `number` that is at most `bound`."""
-    if number <= bound:
-        return max(number, 1)
-    return next(d for d in range(bound, 0, -1) if number % d == 0)
 
 
 def _keep_rows(array, keep):
@@ -86,7 +52,68 @@ def prefers_gram(num_positions: int | None, width: int, depth: int) -> bool:
     return num_positions**2 * (width + depth) < 4 * width * depth
 
 
-class Instantiated:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a term takes for each unit.
+
+    Attributes:
+        form: How the norm is found, in a few words.
+        multiplications: To find the norm.
+        stored: float32 entries that are held for each unit.
+    """
+
+    form: str
+    multiplications: int
+    stored: int
+
+
+def _join(array, count: int):
+    """Returns `[B / count, count * T, ...]` for `[B, T, ...]`."""
+    positions = array.shape[1]
+    if positions is None:
+        positions = ops.shape(array)[1]
+    return ops.reshape(array, (-1, count * positions, *array.shape[2:]))
+
+
+class Term(abc.ABC):
+    """A stack of per-unit gradients `[B, *variable.shape]` of one variable.
+
+    No value of one unit may meet a value of another: not even in a product
+    with zero, which is NaN where the value is infinite.
+    """
+
+    @abc.abstractmethod
+    def squared_norms(self):
+        """Returns `[B]` float32, never below the true squared norms."""
+
+    @abc.abstractmethod
+    def weighted_sum(self, factors, keep=None):
+        """Returns `sum_b factors[b] * gradients[b]`, of the variable's shape.
+
+        Args:
+            factors: `[B]` float32.
+            keep: `[B]` bool; rows where it is false do not take part, even
+                if they are not finite. None keeps all.
+        """
+
+    @abc.abstractmethod
+    def instantiate(self):
+        """Returns the gradients, `[B, *shape]` float32."""
+
+    @abc.abstractmethod
+    def joined(self, count: int) -> "Term":
+        """Returns the sums of each `count` consecutive gradients, as a term.
+
+        Args:
+            count: Rows that make up one unit; divides B.
+        """
+
+    @abc.abstractmethod
+    def cost(self) -> Cost:
+        """Returns what the term takes for each unit."""
+
+
+class Instantiated(Term):
     """Per-unit gradients that exist in memory.
 
     Args:
@@ -98,7 +125,7 @@ class Instantiated:
 
     def squared_norms(self):
         """Returns `[B]` float32 squared norms."""
-        return _row_squared_norms(self._gradients)
+        return round_off.row_squared_norms(self._gradients)
 
     def weighted_sum(self, factors, keep=None):
         """Returns `sum_b factors[b] * gradients[b]`, of the variable's shape.
@@ -117,8 +144,21 @@ class Instantiated:
         """Returns the gradients, `[B, *shape]`."""
         return self._gradients
 
+    def joined(self, count: int) -> "Instantiated":
+        """Returns the sums of each `count` consecutive gradients."""
+        if count == 1:
+            return self
+        shape = tuple(self._gradients.shape[1:])
+        stack = ops.reshape(self._gradients, (-1, count, *shape))
+        return Instantiated(ops.sum(stack, axis=1))
 
-class Rearranged:
+    def cost(self) -> Cost:
+        """Returns the size of one gradient."""
+        size = math.prod(self._gradients.shape[1:])
+        return Cost(form="instantiated", multiplications=size, stored=size)
+
+
+class Rearranged(Term):
     """Gradients that another term gives in another arrangement.
 
     Args:
@@ -148,8 +188,16 @@ class Rearranged:
         """Returns the gradients, `[B, *shape]`."""
         return self._arrange(self._term.instantiate())
 
+    def joined(self, count: int) -> "Rearranged":
+        """Returns the sums of each `count` consecutive gradients."""
+        return Rearranged(self._term.joined(count), self._arrange)
 
-class OuterProduct:
+    def cost(self) -> Cost:
+        """Returns the other term's cost."""
+        return self._term.cost()
+
+
+class OuterProduct(Term):
     """Gradients `sum_t a[b, t] (x) g[b, t]` of a matrix, as its factors.
 
     Args:
@@ -172,11 +220,11 @@ class OuterProduct:
     def squared_norms(self):
         """Returns `[B]` float32, never below the true squared norms."""
         if self._inputs.shape[1] == 1:
-            a = _row_squared_norms(self._inputs)
-            return a * _row_squared_norms(self._cotangents)
+            a = round_off.row_squared_norms(self._inputs)
+            return a * round_off.row_squared_norms(self._cotangents)
         if self._prefers_gram():
-            return _gram_squared_norms(self._inputs, self._cotangents)
-        return _row_squared_norms(self.instantiate())
+            return round_off.gram_squared_norms(self._inputs, self._cotangents)
+        return round_off.row_squared_norms(self.instantiate())
 
     def weighted_sum(self, factors, keep=None):
         """Returns `sum_b factors[b] * gradients[b]`, of the variable's shape.
@@ -206,6 +254,46 @@ class OuterProduct:
             self._stack = ops.reshape(product, (-1,) + self._shape)
         return self._stack
 
+    def rows_of_matrix(self, indices):
+        """Returns rows of the gradients, `[B, N, D]`, without the rest.
+
+        Args:
+            indices: `[B, N]` integer, rows of the `[P, D]` matrix.
+        """
+        picked = ops.take_along_axis(self._inputs, indices[:, None, :], axis=2)
+        return ops.matmul(ops.swapaxes(picked, 1, 2), self._cotangents)
+
+    def joined(self, count: int) -> "OuterProduct":
+        """Returns the sums of each `count` consecutive gradients."""
+        if count == 1:
+            return self
+        return OuterProduct(
+            _join(self._inputs, count),
+            _join(self._cotangents, count),
+            self._shape,
+        )
+
+    def cost(self) -> Cost:
+        """Returns the cost of the form that `squared_norms` takes."""
+        positions, width = self._inputs.shape[1:]
+        depth = self._cotangents.shape[-1]
+        positions = positions or 0
+        if positions == 1:
+            return Cost(
+                form="rank one", multiplications=width + depth, stored=0
+            )
+        if self._prefers_gram():
+            return Cost(
+                form="Gram matrices",
+                multiplications=positions**2 * (width + depth),
+                stored=2 * positions**2,
+            )
+        return Cost(
+            form="instantiated",
+            multiplications=(positions + 1) * width * depth,
+            stored=width * depth,
+        )
+
     def merged(self, other: "OuterProduct") -> "OuterProduct":
         """Returns the sum of two terms as one with a longer position axis."""
         return OuterProduct(
@@ -215,7 +303,7 @@ class OuterProduct:
         )
 
 
-class Gather:
+class Gather(Term):
     """Gradients of a table whose rows `indices[b, t]` were looked up.
 
     Args:
@@ -229,23 +317,28 @@ class Gather:
         self._cotangents = cotangents
         self._num_rows = num_rows
 
+    @property
+    def num_products(self) -> int:
+        """How many products an inner product with a row sums up."""
+        return (self._indices.shape[1] or 1) * self._cotangents.shape[-1]
+
     def squared_norms(self):
         """Returns `[B]` float32, never below the true squared norms.
 
         sum over t, s with indices[t] == indices[s] of g[t] . g[s]
         """
         if self._indices.shape[1] == 1:
-            return _row_squared_norms(self._cotangents)
+            return round_off.row_squared_norms(self._cotangents)
         same = ops.equal(self._indices[:, :, None], self._indices[:, None, :])
         same = ops.cast(same, "float32")
         cotangents = self._cotangents
-        sizes = _position_norms(cotangents)
+        sizes = round_off.position_norms(cotangents)
         gram = ops.matmul(cotangents, ops.swapaxes(cotangents, 1, 2))
         total = ops.sum(ops.einsum("bts,bts->bt", gram, same), axis=1)
         # Only products of equal indices take part, and so in the sizes.
         others = ops.einsum("bts,bs->bt", same, sizes)
         largest = ops.sum(sizes * others, axis=1)
-        return _with_round_off(total, largest, cotangents.shape[-1])
+        return round_off.with_round_off(total, largest, cotangents.shape[-1])
 
     def weighted_sum(self, factors, keep=None):
         """Returns `sum_b factors[b] * gradients[b]`, `[V, D]`.
@@ -274,6 +367,46 @@ class Gather:
         )
         return ops.reshape(flat, (-1, self._num_rows, depth))
 
+    def inner_products(self, other: Term):
+        """Returns `[B]` inner products with another term of the table.
+
+        The other term is asked only for its rows that were looked up.
+
+        Args:
+            other: An OuterProduct over `[V, D]`, or any term.
+        """
+        if isinstance(other, OuterProduct):
+            picked = other.rows_of_matrix(self._indices)
+        else:
+            picked = ops.take_along_axis(
+                other.instantiate(), self._indices[:, :, None], axis=1
+            )
+        return ops.sum(
+            ops.einsum("btd,btd->bt", self._cotangents, picked), axis=1
+        )
+
+    def joined(self, count: int) -> "Gather":
+        """Returns the sums of each `count` consecutive gradients."""
+        if count == 1:
+            return self
+        return Gather(
+            _join(self._indices, count),
+            _join(self._cotangents, count),
+            self._num_rows,
+        )
+
+    def cost(self) -> Cost:
+        """Returns the cost of the products among the looked-up rows."""
+        positions, depth = self._cotangents.shape[1:]
+        positions = positions or 0
+        if positions == 1:
+            return Cost(form="rows", multiplications=depth, stored=0)
+        return Cost(
+            form="rows",
+            multiplications=positions**2 * (depth + 1),
+            stored=2 * positions**2,
+        )
+
     def merged(self, other: "Gather") -> "Gather":
         """Returns the sum of two terms as one with a longer position axis."""
         return Gather(
@@ -281,59 +414,3 @@ class Gather:
             ops.concatenate([self._cotangents, other._cotangents], axis=1),
             self._num_rows,
         )
-
-
-def _position_norms(array):
-    """Returns `[B, T]` upper bounds on the norm at each position."""
-    flushed = (array.shape[-1] or 1) * _FLUSHED_SQUARE
-    return ops.sqrt(ops.einsum("btc,btc->bt", array, array) + flushed)
-
-
-def _with_round_off(total, largest, length: int):
-    """Returns a Gram sum raised by what its cancellation may have lost.
-
-    Args:
-        total: `[B]`; a sum of signed products.
-        largest: `[B]`; the sum of their sizes.
-        length: Terms in the inner products that the products were made of.
-    """
-    total = ops.maximum(total, 0.0)
-    # What a running sum of equal terms loses at worst.
-    lost = _ROUND_OFF * (8.0 + length) * largest
-    cancelled = total < _CANCELLED * largest
-    return total + _ROUND_OFF * largest + ops.where(cancelled, lost, 0.0)
-
-
-def _gram_squared_norms(inputs, cotangents):
-    """Returns `[B]`: sum_{t,s} (a[t] . a[s]) (g[t] . g[s]), rounded up."""
-    # The size of an input goes over to the cotangent at its position, so that
-    # no position can be flushed to zero behind a larger one.
-    inputs, sizes = _scaled(inputs, axis=-1)
-    cotangents, scale = _scaled(cotangents * sizes, axis=(1, 2))
-    gram_a = ops.matmul(inputs, ops.swapaxes(inputs, 1, 2))
-    gram_g = ops.matmul(cotangents, ops.swapaxes(cotangents, 1, 2))
-    total = ops.sum(ops.einsum("bts,bts->bt", gram_a, gram_g), axis=1)
-    sizes = _position_norms(inputs) * _position_norms(cotangents)
-    largest = ops.square(ops.sum(sizes, axis=1))
-    length = max(inputs.shape[-1], cotangents.shape[-1])
-    scaled = _with_round_off(total, largest, length)
-    scale = scale[:, 0, 0]
-    return scaled * scale * scale + _FLUSHED_SQUARE
-
-
-def _scaled(array, axis):
-    """Returns an array over its largest entries along `axis`, and these."""
-    largest = ops.max(ops.abs(array), axis=axis, keepdims=True, initial=0.0)
-    scale = ops.where(largest > 0.0, largest, ops.ones_like(largest))
-    return array / scale, scale
-
-
-def merge_terms(terms):
-    """Returns one term for the sum of all `terms` of one variable."""
-    merged = terms[0]
-    for term in terms[1:]:
-        if type(term) is type(merged) and hasattr(merged, "merged"):
-            merged = merged.merged(term)
-        else:
-            merged = Instantiated(merged.instantiate() + term.instantiate())
-    return merged

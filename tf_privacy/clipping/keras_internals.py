@@ -12,6 +12,7 @@ import functools
 import keras
 from keras.src import backend as keras_backend
 from keras.src.backend.common import global_state
+from keras.src.layers.rnn import conv_lstm
 from keras.src.models import functional
 from keras.src.models import model as model_module
 
@@ -161,6 +162,26 @@ def uses_own_call(layer, keras_class) -> bool:
     )
 
 
+def uses_class_call(layer, keras_class) -> bool:
+    """True if `layer`, of whatever subclass, runs the `call` of a class.
+
+    Args:
+        layer: A `keras.layers.Layer`.
+        keras_class: A layer class of Keras.
+    """
+    return getattr(type(layer), "call", None) is keras_class.call
+
+
+def takes_argument(layer, name: str) -> bool:
+    """True if `layer.call` has an argument "mask" or "training".
+
+    Args:
+        layer: A `keras.layers.Layer`.
+        name: "mask" or "training".
+    """
+    return getattr(layer, f"_call_has_{name}_arg")
+
+
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
     keras.layers.Conv2D,
@@ -219,6 +240,7 @@ def get_compiled_loss(model):
 
 
 Functional = functional.Functional
+ConvLSTMCell = conv_lstm.ConvLSTMCell
 
 
 def is_functional(args, kwargs) -> bool:

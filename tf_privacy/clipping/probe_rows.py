@@ -17,9 +17,16 @@ def as_specs(x):
     Args:
         x: A structure of tensors.
     """
-    return keras.tree.map_structure(
-        lambda t: keras.KerasTensor(t.shape, ops.dtype(t)), x
-    )
+    return keras.tree.map_structure(as_spec, x)
+
+
+def as_spec(tensor):
+    """Returns the shape and dtype of one tensor.
+
+    Args:
+        tensor: A tensor or array `[B, ...]`.
+    """
+    return keras.KerasTensor(tensor.shape, ops.dtype(tensor))
 
 
 def sample_rows(x):
@@ -35,7 +42,7 @@ def sample_rows(x):
         x = as_specs(x)
         leaves = keras.tree.flatten(x)
     if any(isinstance(t, keras.KerasTensor) for t in leaves):
-        return keras.tree.map_structure(_make_up_rows, x)
+        return keras.tree.map_structure(make_up, x)
     return keras.tree.map_structure(_take_rows, x)
 
 
@@ -73,8 +80,14 @@ def change_others(rows):
     return changed
 
 
-def _make_up_rows(spec):
-    shape = (NUM_ROWS,) + tuple(
+def make_up(spec, num_rows: int = NUM_ROWS):
+    """Returns made-up values of a given shape and dtype as a numpy array.
+
+    Args:
+        spec: A `keras.KerasTensor` `[B, ...]`.
+        num_rows: Rows to make.
+    """
+    shape = (num_rows,) + tuple(
         _UNKNOWN_LENGTH if size is None else size for size in spec.shape[1:]
     )
     rng = np.random.default_rng(0)

@@ -20,6 +20,7 @@ from tf_privacy.clipping.backend import backend
 _COMPARED_ROWS = (0, 3, probe_rows.NUM_ROWS - 1)
 _TOLERANCE = 1e-4  # Relative; float32 kernels agree to about 1e-6.
 _CHECKED = weakref.WeakKeyDictionary()
+_CHECKED_FUNCTIONS = weakref.WeakSet()
 
 
 def check_layers(model) -> None:
@@ -40,7 +41,10 @@ def check_layers(model) -> None:
                 "of a batch, and its moving statistics come from the data "
                 f"without noise. Received: layer {layer.name!r} (trainable="
                 f"{layer.trainable}). Use GroupNormalization or "
-                "LayerNormalization in its place."
+                "LayerNormalization in its place: "
+                "tf_privacy.replace_batch_normalization(model) returns such a "
+                "model. For one that was trained on public data, see also "
+                "tf_privacy.fold_batch_normalization."
             )
 
 
@@ -109,6 +113,44 @@ def check_once(model, x) -> None:
             f"mix examples. Received: {error!r}. Call "
             "tf_privacy.check_model(model, x) on a few real rows first."
         ) from error
+
+
+def check_function_once(owner, function, x) -> None:
+    """Raises if a function of a batch mixes rows; looks once for each owner.
+
+    Args:
+        owner: What the function belongs to; must be weakly referable.
+        function: Maps a structure of tensors `[B, ...]` to such a structure.
+        x: A structure of tensors `[B, ...]`.
+
+    Raises:
+        ValueError: If the first row's result depends on the other rows.
+    """
+    if owner in _CHECKED_FUNCTIONS:
+        return
+    rows = probe_rows.sample_rows(x)
+
+    def first_row(rows):
+        with keras.StatelessScope():
+            outputs = function(probe_rows.as_tensors(rows))
+        return _pick(outputs, probe_rows.NUM_ROWS, 0)
+
+    def mixes_rows() -> bool:
+        before = first_row(rows)
+        if _same(before, first_row(rows)):
+            changed = keras.tree.map_structure(probe_rows.change_others, rows)
+            if not _same(before, first_row(changed)):
+                return True
+        return backend.first_row_leak(function, probe_rows.as_tensors(rows)) > 0
+
+    if backend.run_outside_of_graph(mixes_rows):
+        raise ValueError(
+            "augment must treat each row alone: then one example acts through "
+            "all others, and clipping does not bound it. Received: a function "
+            "whose first row depends on other rows, as MixUp and CutMix do. "
+            "Use one that changes each example by itself."
+        )
+    _CHECKED_FUNCTIONS.add(owner)
 
 
 def _fingerprint(model):

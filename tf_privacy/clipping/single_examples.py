@@ -9,61 +9,75 @@ Costs about as many steps as there are examples.
 import keras
 from keras import ops
 
-from tf_privacy.clipping import thresholds
 from tf_privacy.clipping.backend import backend
 
 
-def loop_clipped_sum(model, x, y, sample_weight, *, loss, l2_norm_clip: float):
+def loop_clipped_sum(
+    model, data, counted, *, loss, style, rows_per_unit: int, unscale: float
+):
     """Returns the clipped sum by a loop over batches of one example.
 
     Args:
         model: A built `keras.Model`.
-        x: A structure of tensors `[B, ...]`.
-        y: A structure of tensors `[B, ...]`, or None.
-        sample_weight: A structure of tensors `[B, ...]`, or None.
+        data: `(x, y, sample_weight)`, structures of tensors `[B, ...]`.
+        counted: `[U]` bool; false for padding. None counts every unit.
         loss: `loss(y, y_pred, sample_weight)`.
-        l2_norm_clip: L2 bound on one example's gradient; > 0.
+        style: The clipping style.
+        rows_per_unit: Consecutive rows whose gradients are summed.
+        unscale: What to multiply gradients with.
 
     Returns:
         A list of float32 gradients, the model's outputs in training mode (from
         a pass of their own, with random numbers of their own), and the
-        squared norms `[B]`.
+        squared norms `[U]`.
     """
+    x, _, _ = data
     variables = model.trainable_variables
-    num_rows = ops.shape(keras.tree.flatten(x)[0])[0]
+    groups = style.group_variables(variables)
+    num_units = ops.shape(keras.tree.flatten(x)[0])[0] // rows_per_unit
+    zeros = [ops.zeros(v.shape, "float32") for v in variables]
 
-    def one(start, stop):
-        def rows(tensor):
-            return None if tensor is None else tensor[start:stop]
+    def one_unit(start, stop):
+        del stop
+        first = start * rows_per_unit
 
-        x_1, y_1, weight_1 = keras.tree.map_structure(
-            rows, (x, y, sample_weight)
-        )
+        def one_row(offset, end):
+            del end
+            rows = slice(first + offset, first + offset + 1)
+            return _row_gradients(model, data, rows, loss, variables)
 
-        def value():
-            y_pred = model(x_1, training=True)
-            return ops.sum(ops.cast(loss(y_1, y_pred, weight_1), "float32"))
-
-        gradients = [
-            ops.cast(backend.densify(g), "float32")
-            for g in backend.gradient(value, variables)
-        ]
-        squared = sum(ops.sum(ops.square(g)) for g in gradients)
-        factors, finite = thresholds.compute_clip_factors(
-            squared[None], l2_norm_clip
-        )
+        gradients = backend.sum_over_pieces(one_row, rows_per_unit, 1, zeros)
+        gradients = [g * unscale for g in gradients]
+        squared = [ops.zeros((1,), "float32")] * len(set(groups))
+        for g, group in zip(gradients, groups, strict=True):
+            squared[group] = squared[group] + ops.sum(ops.square(g))
+        mine = None if counted is None else counted[start : start + 1]
+        factors, present = style.compute_factors(squared, mine)
         clipped = [
-            ops.where(finite[0], g * factors[0], ops.zeros_like(g))
-            for g in gradients
+            ops.where(present[0], g * factors[group][0], ops.zeros_like(g))
+            for g, group in zip(gradients, groups, strict=True)
         ]
-        position = ops.one_hot(start, num_rows, dtype="float32")
+        position = ops.one_hot(start, num_units, dtype="float32")
         # inf * 0 is NaN: the norm is placed, not multiplied, into its row.
-        placed = ops.where(position > 0, squared, 0.0)
-        return [*clipped, placed]
+        return [*clipped, ops.where(position > 0, sum(squared), 0.0)]
 
-    initial = [ops.zeros(v.shape, "float32") for v in variables]
-    norms = ops.zeros((num_rows,), "float32")
+    norms = ops.zeros((num_units,), "float32")
     *gradients, squared = backend.sum_over_pieces(
-        one, num_rows, 1, [*initial, norms]
+        one_unit, num_units, 1, [*zeros, norms]
     )
     return gradients, model(x, training=True), squared
+
+
+def _row_gradients(model, data, rows, loss, variables):
+    x, y, weight = keras.tree.map_structure(
+        lambda tensor: None if tensor is None else tensor[rows], data
+    )
+
+    def value():
+        y_pred = model(x, training=True)
+        return ops.sum(ops.cast(loss(y, y_pred, weight), "float32"))
+
+    return [
+        ops.cast(backend.densify(g), "float32")
+        for g in backend.gradient(value, variables)
+    ]

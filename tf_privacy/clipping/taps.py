@@ -10,6 +10,7 @@ from keras import ops
 from tf_privacy.clipping import call_plan
 from tf_privacy.clipping import gradient_terms
 from tf_privacy.clipping import keras_internals
+from tf_privacy.clipping import merged_terms
 from tf_privacy.clipping.backend import backend
 
 
@@ -145,7 +146,11 @@ class TapRecorder:
         tapped = []
 
         def tap(tensor):
+            # A call may leave a mask on its own outputs.
+            mask = keras_internals.get_keras_mask(tensor)
             tensor = self._tap(tensor)
+            if mask is not None:
+                keras_internals.set_keras_mask(tensor, mask)
             self._num_taps += 1
             tapped.append(tensor)
             return tensor
@@ -176,7 +181,13 @@ def _is_float(tensor) -> bool:
 
 
 def collect_terms(
-    records, cotangents, unscale: float, trainable, only_row=None
+    records,
+    cotangents,
+    unscale: float,
+    trainable,
+    *,
+    rows_per_unit: int = 1,
+    only_row=None,
 ):
     """Returns the gradient term of each variable, merged over its uses.
 
@@ -185,6 +196,7 @@ def collect_terms(
         cotangents: From `backend.pull_back`.
         unscale: What to multiply cotangents with (1 / loss scale).
         trainable: The variables to return terms for.
+        rows_per_unit: Consecutive rows whose gradients are summed.
         only_row: None, or the only row whose cotangents are not zero: where a
             layer is recomputed, then for that row alone.
 
@@ -205,48 +217,60 @@ def collect_terms(
             else ops.cast(g, "float32") * unscale
             for g, z in zip(mine, record.outputs, strict=True)
         ]
-        if record.call.rule is not None:
-            pairs = record.call.rule.terms(
-                record.call.layer, record.saved, mine
-            )
-        else:
-            pairs = _generic_terms(record, mine, only_row)
+        pairs = call_terms(record, mine, only_row)
         for variable, term in pairs:
             if id(variable) in wanted:
-                terms.setdefault(id(variable), []).append(term)
-    return {k: gradient_terms.merge_terms(v) for k, v in terms.items()}
+                joined = term.joined(rows_per_unit)
+                terms.setdefault(id(variable), []).append(joined)
+    return {k: merged_terms.merge_terms(v) for k, v in terms.items()}
+
+
+def call_terms(record, cotangents, only_row=None):
+    """Returns the (variable, term) pairs of one tapped call.
+
+    Args:
+        record: From `TapRecorder.records`.
+        cotangents: One float32 tensor for each of its taps.
+        only_row: As for `collect_terms`.
+    """
+    if record.call.rule is not None:
+        return record.call.rule.terms(
+            record.call.layer, record.saved, cotangents
+        )
+    return _generic_terms(record, cotangents, only_row)
 
 
 def _generic_terms(record, cotangents, only_row):
     """Recomputes one layer for each row and pulls its cotangents back."""
     recompute, rows_and_masks = _make_recompute(record)
     variables = record.call.variables
+    row_gradients = backend.map_row_gradients
+    if keras_internals.prefers_loop(record.call.layer):
+        row_gradients = backend.loop_row_gradients
     if only_row is not None:
-        gradients = _only_row_gradients(
-            recompute, rows_and_masks, cotangents, variables, only_row
-        )
-    elif keras_internals.prefers_loop(record.call.layer):
-        gradients = backend.loop_row_gradients(
-            recompute, rows_and_masks, cotangents, variables
-        )
-    else:
-        gradients = backend.map_row_gradients(
-            recompute, rows_and_masks, cotangents, variables
-        )
+        row_gradients = _only_row(row_gradients, only_row)
+    gradients = row_gradients(recompute, rows_and_masks, cotangents, variables)
     return [
         (v, gradient_terms.Instantiated(g))
         for v, g in zip(variables, gradients, strict=True)
     ]
 
 
-def _only_row_gradients(recompute, rows, cotangents, variables, row):
-    num_rows = cotangents[0].shape[0]
-    one = keras.tree.map_structure(
-        lambda t: t[row : row + 1], (rows, cotangents)
-    )
-    gradients = backend.loop_row_gradients(recompute, *one, variables)
-    place = ops.one_hot(row, num_rows, dtype="float32")
-    return [ops.tensordot(place, g[0], axes=0) for g in gradients]
+def _only_row(row_gradients, row):
+    """Returns `row_gradients` for a batch of which one row has cotangents."""
+
+    def only_row_gradients(recompute, rows, cotangents, variables):
+        num_rows = cotangents[0].shape[0]
+        # With a neighbour: a single row is not taken the same way as many.
+        start = max(min(row, num_rows - 2), 0)
+        pair = keras.tree.map_structure(
+            lambda t: t[start : start + 2], (rows, cotangents)
+        )
+        gradients = row_gradients(recompute, *pair, variables)
+        place = ops.one_hot(row, num_rows, dtype="float32")
+        return [ops.tensordot(place, g[row - start], axes=0) for g in gradients]
+
+    return only_row_gradients
 
 
 def _make_recompute(record):

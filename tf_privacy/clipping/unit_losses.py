@@ -8,10 +8,10 @@ from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping.backend import backend
 
 
-def compute_unit_losses(loss, y, y_pred, sample_weight=None):
+def compute_unit_losses(loss, y, y_pred, sample_weight=None, *, scale=1.0):
     """Returns each example's loss, independent of all other examples.
 
-        result[b] = loss(y[b:b+1], y_pred[b:b+1], sample_weight[b:b+1])
+        result[b] = scale * loss(y[b:b+1], y_pred[b:b+1], sample_weight[b:b+1])
     A loss that would couple rows over a batch (a mask normalised over the
     batch, a mean of ratios) cannot: it never sees two rows.
 
@@ -20,6 +20,7 @@ def compute_unit_losses(loss, y, y_pred, sample_weight=None):
         y: A structure of tensors `[B, ...]`, or None.
         y_pred: A structure of tensors `[B, ...]`, with their Keras masks.
         sample_weight: A structure of tensors `[B, ...]`, or None.
+        scale: Power of two that keeps float16 gradients from underflow.
 
     Returns:
         `[B]` float32.
@@ -36,7 +37,7 @@ def compute_unit_losses(loss, y, y_pred, sample_weight=None):
         )
         keras.tree.map_structure(_restore_mask, y_pred_1, masks_1)
         value = loss(y_1, y_pred_1, weight_1)
-        return ops.sum(ops.cast(value, "float32"))
+        return ops.sum(ops.cast(value, "float32")) * scale
 
     rows = [x for x in leaves if x is not None]
     return backend.map_rows(one_row, rows)

@@ -7,6 +7,8 @@ from keras import ops
 
 from tf_privacy import _checks
 from tf_privacy.clipping import clipped_sum
+from tf_privacy.clipping import microbatches
+from tf_privacy.clipping import styles
 from tf_privacy.clipping.backend import backend
 from tf_privacy.noise import gaussian
 from tf_privacy.optimizers import budget_error
@@ -42,13 +44,23 @@ class DPOptimizer(keras.optimizers.Optimizer):
 
     Args:
         inner_optimizer: A `keras.optimizers.Optimizer`, not yet built.
-        l2_norm_clip: L2 bound on one example's gradient; gradient units; > 0.
+        l2_norm_clip: L2 bound on one unit's gradient; gradient units; > 0. A
+            number, or a `ClippingStyle` that has one, such as
+            `AutomaticClipping()`.
         noise_multiplier: Standard deviation of the noise on the sum, divided
             by l2_norm_clip; > 0.
-        expected_batch_size: What the noised sum is divided by; > 0. None lets
-            the first `fit` set it, to its `batch_size`.
-        microbatch_size: Rows sent through the model at once; None sends the
-            whole batch. Changes memory and time, not the result.
+        expected_batch_size: What the noised sum is divided by, the mean
+            number of units in a batch; > 0. None lets the first `fit` set it,
+            to its `batch_size`.
+        microbatch_size: Rows sent through the model at once. "auto" takes the
+            most that fit in `memory_limit`; None sends the whole batch.
+            Changes memory and time, not the result.
+        memory_limit: Bytes that a piece of the batch may hold, for
+            microbatch_size="auto"; an estimate. None takes 256 MiB, which is
+            also fast: larger pieces leave the processor's caches.
+        examples_per_unit: So many consecutive examples of the data make up one
+            unit, what the guarantee protects: those of one person, for
+            user-level privacy. See `arrange_units`.
         seed: None. An int fixes the noise, for tests: never release a model
             that was trained with it.
         name: Name of the optimizer.
@@ -65,32 +77,40 @@ class DPOptimizer(keras.optimizers.Optimizer):
         self,
         inner_optimizer,
         *,
-        l2_norm_clip: float,
+        l2_norm_clip: float | styles.ClippingStyle,
         noise_multiplier: float,
         expected_batch_size: float | None = None,
-        microbatch_size: int | None = None,
+        microbatch_size: int | str | None = microbatches.AUTO,
+        memory_limit: float | None = None,
+        examples_per_unit: int = 1,
         seed: int | None = None,
         name: str | None = None,
     ):
         _check_inner(inner_optimizer)
-        l2_norm_clip = _checks.check_l2_norm_clip(l2_norm_clip)
+        clipping_style = styles.as_style(l2_norm_clip)
         noise_multiplier = _checks.check_noise_multiplier(noise_multiplier)
-        gaussian.compute_stddev(noise_multiplier, l2_norm_clip)
+        gaussian.compute_stddev(noise_multiplier, clipping_style.l2_norm_clip)
         if expected_batch_size is not None:
             expected_batch_size = _checks.check_real(
                 "expected_batch_size", expected_batch_size, above=0.0
             )
-        if microbatch_size is not None:
-            microbatch_size = _checks.check_integer(
-                "microbatch_size", microbatch_size, at_least=1
+        if memory_limit is not None:
+            memory_limit = _checks.check_real(
+                "memory_limit", memory_limit, above=0.0
             )
+        examples_per_unit = _checks.check_integer(
+            "examples_per_unit", examples_per_unit, at_least=1
+        )
+        microbatch_size = microbatches.check_microbatch_size(microbatch_size)
         source = gaussian.NoiseSource(seed)
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
-        self._l2_norm_clip = l2_norm_clip
+        self._clipping_style = clipping_style
         self._noise_multiplier = noise_multiplier
         self._expected_batch_size = expected_batch_size
         self._microbatch_size = microbatch_size
+        self._memory_limit = memory_limit
+        self._examples_per_unit = examples_per_unit
         self._seed = seed
         self._source = source
         table = self.add_variable(
@@ -101,8 +121,13 @@ class DPOptimizer(keras.optimizers.Optimizer):
 
     @property
     def l2_norm_clip(self) -> float:
-        """L2 bound on one example's gradient."""
-        return self._l2_norm_clip
+        """L2 bound on one unit's gradient."""
+        return self._clipping_style.l2_norm_clip
+
+    @property
+    def clipping_style(self) -> styles.ClippingStyle:
+        """How that bound is kept."""
+        return self._clipping_style
 
     @property
     def noise_multiplier(self) -> float:
@@ -115,9 +140,19 @@ class DPOptimizer(keras.optimizers.Optimizer):
         return self._expected_batch_size
 
     @property
-    def microbatch_size(self) -> int | None:
-        """Rows sent through the model at once, or None."""
+    def microbatch_size(self) -> int | str | None:
+        """Rows sent through the model at once, "auto", or None."""
         return self._microbatch_size
+
+    @property
+    def memory_limit(self) -> float | None:
+        """Bytes that a piece of a batch may hold under "auto", or None."""
+        return self._memory_limit
+
+    @property
+    def examples_per_unit(self) -> int:
+        """Consecutive examples that make up one unit."""
+        return self._examples_per_unit
 
     @property
     def ledger(self) -> step_ledger.StepLedger:
@@ -158,9 +193,10 @@ class DPOptimizer(keras.optimizers.Optimizer):
                 sampling.sampling_probability if sampling else None
             ),
             num_examples=sampling.num_examples if sampling else None,
-            l2_norm_clip=self._l2_norm_clip,
+            l2_norm_clip=self.l2_norm_clip,
             expected_batch_size=self._expected_batch_size,
             fixed_seed=self._seed is not None,
+            examples_per_unit=self._examples_per_unit,
         )
 
     def build(self, variables):
@@ -253,12 +289,10 @@ class DPOptimizer(keras.optimizers.Optimizer):
             NotImplementedError: Under a `tf.distribute` strategy.
         """
         backend.check_one_replica()
-        if not np.isclose(
-            clipped.l2_sensitivity, self._l2_norm_clip, rtol=1e-9
-        ):
+        if not np.isclose(clipped.l2_sensitivity, self.l2_norm_clip, rtol=1e-9):
             raise ValueError(
                 "l2_norm_clip of the ClippedSum must be the optimizer's, "
-                f"{self._l2_norm_clip:g}. Received: {clipped.l2_sensitivity:g}."
+                f"{self.l2_norm_clip:g}. Received: {clipped.l2_sensitivity:g}."
                 " Clip with optimizer.l2_norm_clip."
             )
         if not self.built:
@@ -388,11 +422,18 @@ class DPOptimizer(keras.optimizers.Optimizer):
         )
 
     def _dp_config(self):
+        style = self._clipping_style
         return {
-            "l2_norm_clip": self._l2_norm_clip,
+            "l2_norm_clip": (
+                style.l2_norm_clip
+                if type(style) is styles.FlatClipping
+                else keras.saving.serialize_keras_object(style)
+            ),
             "noise_multiplier": self._noise_multiplier,
             "expected_batch_size": self._expected_batch_size,
             "microbatch_size": self._microbatch_size,
+            "memory_limit": self._memory_limit,
+            "examples_per_unit": self._examples_per_unit,
             "seed": self._seed,
         }
 
@@ -412,7 +453,19 @@ class DPOptimizer(keras.optimizers.Optimizer):
         inner = keras.saving.deserialize_keras_object(
             config.pop("inner_optimizer"), custom_objects=custom_objects
         )
-        return cls(inner, **config)
+        return cls(inner, **restore_style(config))
+
+
+def restore_style(config: dict) -> dict:
+    """Returns a configuration with its clipping style as an object.
+
+    Args:
+        config: From `get_config()`.
+    """
+    if isinstance(config["l2_norm_clip"], dict):
+        style = keras.saving.deserialize_keras_object(config["l2_norm_clip"])
+        return {**config, "l2_norm_clip": style}
+    return config
 
 
 def _check_inner(inner_optimizer) -> None:

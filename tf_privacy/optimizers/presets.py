@@ -60,7 +60,7 @@ def _make_preset(name: str, keras_class):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """Builds an optimizer from `get_config()`."""
-        config = dict(config)
+        config = dp_optimizer.restore_style(dict(config))
         rate = config.get("learning_rate")
         if isinstance(rate, dict):
             config["learning_rate"] = keras.saving.deserialize_keras_object(
@@ -75,8 +75,7 @@ def _make_preset(name: str, keras_class):
             "private.\n\n"
             f"    Takes the arguments of `keras.optimizers."
             f"{keras_class.__name__}`, then those of\n    `DPOptimizer`: "
-            "l2_norm_clip, noise_multiplier, expected_batch_size,\n    "
-            "microbatch_size and seed, by name.\n    "
+            "l2_norm_clip, noise_multiplier and the others, by name.\n    "
         ),
         "__module__": __name__,
         "__qualname__": name,

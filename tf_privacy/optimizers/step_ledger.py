@@ -27,6 +27,7 @@ _COLUMNS = (
     "l2_norm_clip",
     "expected_batch_size",
     "fixed_seed",
+    "examples_per_unit",
     "count",
 )
 _COUNT = _COLUMNS.index("count")
@@ -42,10 +43,11 @@ class StepKind:
         noise_multiplier: Standard deviation of the noise over l2_norm_clip.
         sampling_probability: Of Poisson sampling; None where the user made
             the batches.
-        num_examples: Size of the training set; None where unknown.
+        num_examples: Units in the training set; None where unknown.
         l2_norm_clip: The clip; gradient units.
         expected_batch_size: The divisor.
         fixed_seed: Whether the noise came from a fixed seed.
+        examples_per_unit: Consecutive examples that make up one unit.
     """
 
     noise_multiplier: float
@@ -54,6 +56,7 @@ class StepKind:
     l2_norm_clip: float
     expected_batch_size: float
     fixed_seed: bool
+    examples_per_unit: int = 1
 
     def _key(self) -> tuple[float, ...]:
         return (
@@ -63,11 +66,12 @@ class StepKind:
             self.l2_norm_clip,
             self.expected_batch_size,
             float(self.fixed_seed),
+            float(self.examples_per_unit),
         )
 
     @classmethod
     def _from_key(cls, key) -> "StepKind":
-        noise, probability, examples, clip, batch, fixed = key
+        noise, probability, examples, clip, batch, fixed, unit = key
         return cls(
             noise_multiplier=float(noise),
             sampling_probability=float(probability) or None,
@@ -75,6 +79,7 @@ class StepKind:
             l2_norm_clip=float(clip),
             expected_batch_size=float(batch),
             fixed_seed=bool(fixed),
+            examples_per_unit=int(unit),
         )
 
 

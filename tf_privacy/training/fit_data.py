@@ -57,6 +57,7 @@ def prepare(
     steps_per_epoch,
     validation_split,
     validation_data,
+    examples_per_unit: int = 1,
 ) -> FitData:
     """Returns what to hand to Keras, and how to account for it.
 
@@ -66,6 +67,7 @@ def prepare(
         steps_per_epoch: As `fit` received it.
         validation_split: As `fit` received it.
         validation_data: As `fit` received it.
+        examples_per_unit: Consecutive rows that make up one unit.
 
     Returns:
         A FitData.
@@ -84,6 +86,7 @@ def prepare(
             steps_per_epoch,
             validation_split,
             validation_data,
+            examples_per_unit,
         )
     if validation_split:
         raise ValueError(
@@ -91,6 +94,8 @@ def prepare(
             f"cannot be counted. Received: {validation_split}. Split the data "
             "yourself and pass validation_data."
         )
+    if isinstance(x, poisson_dataset.PoissonDataset):
+        _check_units(x, examples_per_unit)
     sampling = None
     # A subclass may change what it draws: only the class itself is trusted.
     if type(x) is poisson_dataset.PoissonDataset and not x.has_fixed_coins:
@@ -110,6 +115,16 @@ def prepare(
     )
 
 
+def _check_units(dataset, examples_per_unit):
+    if dataset.examples_per_unit != examples_per_unit:
+        raise ValueError(
+            "examples_per_unit of the data must be the optimizer's, "
+            f"{examples_per_unit}. Received: a PoissonDataset with "
+            f"{dataset.examples_per_unit}. What is sampled and what is clipped "
+            "must be the same unit."
+        )
+
+
 def _from_arrays(
     x,
     y,
@@ -118,6 +133,7 @@ def _from_arrays(
     steps_per_epoch,
     validation_split,
     validation_data,
+    examples_per_unit,
 ):
     x, y, sample_weight = keras.tree.map_structure(
         poisson_dataset.as_source, (x, y, sample_weight)
@@ -129,15 +145,19 @@ def _from_arrays(
     num_examples = num_rows
     if validation_split and validation_data is None:
         num_examples, validation_data = _split(
-            (x, y, sample_weight), num_rows, validation_split
+            (x, y, sample_weight),
+            num_rows,
+            validation_split,
+            examples_per_unit,
         )
     dataset = poisson_dataset.PoissonDataset(
         x,
         y,
         sample_weight,
-        expected_batch_size=min(batch_size, num_examples),
+        expected_batch_size=min(batch_size, num_examples // examples_per_unit),
         steps_per_epoch=steps_per_epoch,
         num_examples=num_examples,
+        examples_per_unit=examples_per_unit,
     )
     return FitData(
         x=dataset,
@@ -151,12 +171,13 @@ def _from_arrays(
     )
 
 
-def _split(arrays, num_rows, validation_split):
+def _split(arrays, num_rows, validation_split, examples_per_unit):
     """Returns how many rows train, and the other ones as validation data."""
     validation_split = _checks.check_real(
         "validation_split", validation_split, above=0.0, below=1.0
     )
     num_examples = int(num_rows * (1.0 - validation_split))
+    num_examples -= num_examples % examples_per_unit
     if not 0 < num_examples < num_rows:
         raise ValueError(
             "validation_split must leave rows on both sides. Received: "

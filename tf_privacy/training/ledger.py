@@ -46,9 +46,15 @@ def make_statement(entries, *, delta: float) -> accounting.PrivacyStatement:
         entries: From `StepLedger.entries()`.
         delta: Probability in (0, 1).
     """
+    sizes = sorted({kind.examples_per_unit for kind, _ in entries})
+    unit = "example"
+    if sizes and sizes != [1]:
+        listed = " or ".join(str(size) for size in sizes)
+        unit = f"unit of {listed} consecutive examples"
     return accounting.make_privacy_statement(
         make_phases(entries),
         delta=delta,
+        unit=unit,
         fixed_noise_seed=any(kind.fixed_seed for kind, _ in entries),
         notes=(_INITIAL_WEIGHTS,),
     )

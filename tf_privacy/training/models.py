@@ -8,6 +8,7 @@ import keras
 from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import row_independence
 from tf_privacy.optimizers import presets  # noqa: F401 (registers them)
+from tf_privacy.training import frozen_affine  # noqa: F401 (registers it)
 from tf_privacy.training import private_training
 
 _PACKAGE = "tf_privacy"

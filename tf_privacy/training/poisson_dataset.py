@@ -27,10 +27,13 @@ class PoissonDataset(keras.utils.PyDataset):
             indexed by a sorted array of integers.
         y: The same, or None.
         sample_weight: The same, or None.
-        expected_batch_size: Mean batch size; in (0, N].
+        expected_batch_size: Mean number of units in a batch; in (0, number of
+            units]. A unit is an example, unless `examples_per_unit` is given.
         steps_per_epoch: Batches in one pass; None takes
-            ceil(N / expected_batch_size).
+            ceil(number of units / expected_batch_size).
         num_examples: None takes all N; an int takes only the first ones.
+        examples_per_unit: So many consecutive examples join a batch together,
+            by one coin; N is a multiple of it. See `arrange_units`.
         seed: None for real coins; an int fixes them, for tests only: whoever
             knows who was in which batch is not covered by the amplification.
 
@@ -49,6 +52,7 @@ class PoissonDataset(keras.utils.PyDataset):
         expected_batch_size: float,
         steps_per_epoch: int | None = None,
         num_examples: int | None = None,
+        examples_per_unit: int = 1,
         seed: int | None = None,
     ):
         super().__init__()
@@ -61,19 +65,23 @@ class PoissonDataset(keras.utils.PyDataset):
         num_examples = _checks.check_integer(
             "num_examples", num_examples, at_least=1, at_most=available
         )
+        self._examples_per_unit = _checks.check_integer(
+            "examples_per_unit", examples_per_unit, at_least=1
+        )
+        num_units = _count_units(num_examples, self._examples_per_unit)
         expected_batch_size = _checks.check_real(
             "expected_batch_size",
             expected_batch_size,
             above=0.0,
-            at_most=num_examples,
+            at_most=num_units,
             hint="A batch cannot be larger than the data set.",
         )
         self._sampling = poisson.PoissonSampling(
-            num_examples=num_examples,
-            sampling_probability=expected_batch_size / num_examples,
+            num_examples=num_units,
+            sampling_probability=expected_batch_size / num_units,
         )
         if steps_per_epoch is None:
-            steps_per_epoch = math.ceil(num_examples / expected_batch_size)
+            steps_per_epoch = math.ceil(num_units / expected_batch_size)
         self._steps_per_epoch = _checks.check_integer(
             "steps_per_epoch", steps_per_epoch, at_least=1
         )
@@ -97,6 +105,11 @@ class PoissonDataset(keras.utils.PyDataset):
         return self._sampling
 
     @property
+    def examples_per_unit(self) -> int:
+        """Consecutive examples that join a batch together."""
+        return self._examples_per_unit
+
+    @property
     def has_fixed_coins(self) -> bool:
         """Whether a seed fixes who joins which batch."""
         return self._seed is not None
@@ -112,7 +125,9 @@ class PoissonDataset(keras.utils.PyDataset):
             # A forked worker would throw the same coins as its siblings.
             self._rng = poisson.make_rng()
             self._process = os.getpid()
-        rows = self._sampling.draw(self._rng)
+        units = self._sampling.draw(self._rng)
+        within = np.arange(self._examples_per_unit)
+        rows = (units[:, None] * self._examples_per_unit + within).reshape(-1)
         x, y, sample_weight = keras.tree.map_structure(
             lambda source: None if source is None else take(source, rows),
             self._arrays,
@@ -120,6 +135,16 @@ class PoissonDataset(keras.utils.PyDataset):
         if sample_weight is not None:
             return x, y, sample_weight
         return (x, y) if y is not None else (x,)
+
+
+def _count_units(num_examples: int, examples_per_unit: int) -> int:
+    if num_examples % examples_per_unit:
+        raise ValueError(
+            "x must hold whole units: a multiple of examples_per_unit="
+            f"{examples_per_unit} rows. Received: {num_examples} rows. Fill up "
+            "with rows of sample_weight 0 (tf_privacy.arrange_units does it)."
+        )
+    return num_examples // examples_per_unit
 
 
 def is_indexable(structure) -> bool:

@@ -7,13 +7,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_privacy.clipping import engine
+from tf_privacy.clipping import augmentation
 from tf_privacy.clipping import keras_internals
+from tf_privacy.clipping import regularization
 from tf_privacy.clipping import row_independence
 from tf_privacy.clipping.backend import backend
 from tf_privacy.optimizers import dp_optimizer
 from tf_privacy.training import fit_data
 from tf_privacy.training import ledger
+from tf_privacy.training import logical_batch
 from tf_privacy.training import saved_ledger
 
 _LEDGER_KEY = "privacy_ledger"
@@ -68,6 +70,7 @@ class PrivateTraining:
         steps_per_execution=1,
         jit_compile="auto",
         auto_scale_loss=True,
+        augment=None,
     ):
         """Configures training, as in Keras, with a DP optimizer.
 
@@ -79,11 +82,15 @@ class PrivateTraining:
             weighted_metrics: As in Keras; not private in training.
             run_eagerly: As in Keras.
             steps_per_execution: As in Keras.
-            jit_compile: "auto" means no: on CPU, XLA makes convolutions 3-4
-                times and random numbers 30 times slower, and it compiles
-                anew for every batch size that Poisson sampling draws.
+            jit_compile: Whether XLA compiles the work on a microbatch, which
+                is then padded to one shape; noise and update are not in it.
+                "auto" measures both ways on the first batch and keeps the
+                faster one; on a CPU, where it was measured to be slower on
+                every kind of model, it means no.
             auto_scale_loss: Ignored: float16 losses are always scaled, before
                 the clip.
+            augment: None, or a `tf_privacy.Augmentation`: views of each
+                example whose gradients are averaged before the clip.
 
         Raises:
             TypeError: If the optimizer adds no noise.
@@ -104,6 +111,7 @@ class PrivateTraining:
                 "tf_privacy.DPAdam(1e-3, l2_norm_clip=1.0, "
                 "noise_multiplier=1.1), or leave the model a plain Keras model."
             )
+        augmentation.check_augmentation(augment)
         row_independence.check_layers(self)
         _check_own_methods(type(self))
         previous = getattr(self, "optimizer", None)
@@ -115,9 +123,11 @@ class PrivateTraining:
             weighted_metrics=weighted_metrics,
             run_eagerly=run_eagerly,
             steps_per_execution=steps_per_execution,
-            jit_compile=False if jit_compile == "auto" else jit_compile,
+            jit_compile=False,
             auto_scale_loss=False,
         )
+        self._jit_compile_pieces = jit_compile
+        self._augmentation = augment
         self._private_phase = _Phase(optimizer)
         self._carry_over(previous)
 
@@ -194,6 +204,21 @@ class PrivateTraining:
             row, kind = self.current_step_kind()
             ledger.limit_steps(optimizer, row, kind)
 
+    @property
+    def augmentation(self) -> augmentation.Augmentation | None:
+        """The views that stand for each example in training, or None."""
+        return getattr(self, "_augmentation", None)
+
+    def get_compile_config(self):
+        """Returns the arguments of `compile`, serialised."""
+        config = super().get_compile_config()
+        if config:
+            config["jit_compile"] = self._jit_compile_pieces
+            config["augment"] = keras.saving.serialize_keras_object(
+                self.augmentation
+            )
+        return config
+
     def compile_from_config(self, config):
         """Compiles with a deserialised configuration."""
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -229,7 +254,8 @@ class PrivateTraining:
         Args:
             x: Arrays, a `PoissonDataset`, or anything that Keras takes.
             y: Arrays, or None.
-            batch_size: Expected batch size for arrays; None takes the
+            batch_size: Expected number of units (examples, unless the
+                optimizer says otherwise) in a batch of arrays; None takes the
                 optimizer's expected_batch_size, else 32.
             epochs: Passes of `steps_per_epoch` steps.
             verbose: As in Keras.
@@ -261,6 +287,7 @@ class PrivateTraining:
             steps_per_epoch=steps_per_epoch,
             validation_split=validation_split,
             validation_data=validation_data,
+            examples_per_unit=self.optimizer.examples_per_unit,
         )
         self._check_source(source)
         fit_data.warn_of_raw_monitors(callbacks)
@@ -328,38 +355,20 @@ class PrivateTraining:
                 "custom loop use tf_privacy.clipped_gradients and "
                 "optimizer.apply."
             )
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        clipped, logs = self._clip_in_pieces(x, y, sample_weight)
+        data = keras.utils.unpack_x_y_sample_weight(data)
+        clipped, logs = logical_batch.clip_batch(
+            self,
+            data,
+            augment=self.augmentation,
+            jit_compile=getattr(self, "_jit_compile_pieces", False),
+            log=self._log,
+        )
         self.optimizer.apply_in_row(
             clipped,
             self._private_phase.row.value,
-            engine.regularizer_gradients(self),
+            regularization.regularizer_gradients(self),
         )
         return logs
-
-    def _clip_in_pieces(self, x, y, sample_weight):
-        size = self.optimizer.microbatch_size
-        if size is None:
-            step = self._clip(x, y, sample_weight)
-            logs = self._log(x, y, step.y_pred, sample_weight)
-            return step.clipped_sum, logs
-
-        def observe(step, piece):
-            self._log(piece[0], piece[1], step.y_pred, piece[2])
-
-        clipped = engine.sum_over_microbatches(
-            self._clip, (x, y, sample_weight), size, self, observe
-        )
-        return clipped, self.get_metrics_result()
-
-    def _clip(self, x, y, sample_weight):
-        return engine.clipped_gradients(
-            self,
-            x,
-            y,
-            sample_weight,
-            l2_norm_clip=self.optimizer.l2_norm_clip,
-        )
 
     def _log(self, x, y, y_pred, sample_weight):
         """Updates the training metrics, which are raw, and returns them."""

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The only file of the clipping engine that speaks TensorFlow."""
 
+import statistics
+import time
 from concurrent import futures
 
 import keras
@@ -71,16 +73,16 @@ def map_rows(function, rows):
     """Returns the scalar `function(row)` for each row, for all rows at once.
 
     Operations that cannot be vectorised run in a loop, with the same result.
-    `function` must not change any state.
+    `function` must not change any state. The gradient is taken within the map:
+    no shape travels from a forward function to a backward one, which XLA would
+    take for constants, and with them all that they were computed from.
 
     Args:
         function: Takes one row of each tensor in `rows`, without its batch
             axis; returns a float32 scalar.
-        rows: A structure of tensors `[B, ...]`.
+        rows: A list of tensors `[B, ...]`.
     """
-
-    leaves = keras.tree.flatten(rows)
-    lengths = tf.stack([tf.shape(t)[0] for t in leaves])
+    lengths = tf.stack([tf.shape(t)[0] for t in rows])
     # A single row would be broadcast: it would join every example.
     check = tf.debugging.assert_equal(
         lengths,
@@ -88,19 +90,67 @@ def map_rows(function, rows):
         "x, y and sample_weight must have the same number of rows.",
     )
     with tf.control_dependencies([check] if check is not None else []):
-        rows = keras.tree.map_structure(tf.identity, rows)
+        rows = [tf.identity(t) for t in rows]
+    is_float = [t.dtype.is_floating for t in rows]
 
-    def stateless(row):
-        with keras.StatelessScope():
-            return function(row)
+    @tf.custom_gradient
+    def mapped(*floats):
+        values, gradients = _map_values_and_gradients(
+            function, _mixed(floats, rows, is_float), is_float
+        )
+
+        def pull_back(upstream, variables=()):
+            scaled = [
+                g * tf.cast(_as_column(upstream, g), g.dtype) for g in gradients
+            ]
+            # A loss that reads trained weights is refused; others get none.
+            return scaled, [None] * len(variables)
+
+        return values, pull_back
+
+    floats = [t for t, yes in zip(rows, is_float, strict=True) if yes]
+    if floats:
+        return mapped(*floats)
+    return _map_values_and_gradients(function, rows, is_float)[0]
+
+
+def _mixed(floats, rows, is_float):
+    floats = iter(floats)
+    return [
+        next(floats) if yes else t
+        for t, yes in zip(rows, is_float, strict=True)
+    ]
+
+
+def _as_column(upstream, gradient):
+    return tf.reshape(upstream, [-1] + [1] * (len(gradient.shape) - 1))
+
+
+def _map_values_and_gradients(function, rows, is_float):
+    """Returns `function(row)` of each row and its gradient at the floats."""
+
+    def value_and_gradients(row):
+        floats = [t for t, yes in zip(row, is_float, strict=True) if yes]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(floats)
+            with keras.StatelessScope():
+                value = function(row)
+        gradients = tape.gradient(
+            value, floats, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return [value, *gradients]
 
     try:
-        return tf.vectorized_map(stateless, rows, warn=False)
+        mapped = tf.vectorized_map(value_and_gradients, rows, warn=False)
     except (AttributeError, NotImplementedError, TypeError, ValueError):
         # As for the gradients below: the same numbers, one by one.
-        return tf.map_fn(
-            stateless, rows, fn_output_signature=tf.TensorSpec((), tf.float32)
-        )
+        specs = [tf.TensorSpec((), tf.float32)] + [
+            tf.TensorSpec(t.shape[1:], t.dtype)
+            for t, yes in zip(rows, is_float, strict=True)
+            if yes
+        ]
+        mapped = tf.map_fn(value_and_gradients, rows, fn_output_signature=specs)
+    return mapped[0], mapped[1:]
 
 
 def map_row_gradients(function, rows, cotangents, variables):
@@ -120,6 +170,9 @@ def map_row_gradients(function, rows, cotangents, variables):
     row_gradients = _make_row_gradients(function, variables)
     operands = (rows, cotangents)
 
+    def one_by_one():
+        return loop_row_gradients(function, rows, cotangents, variables)
+
     def map_all():
         try:
             return tf.vectorized_map(row_gradients, operands, warn=False)
@@ -127,14 +180,12 @@ def map_row_gradients(function, rows, cotangents, variables):
             # TensorFlow cannot vectorise some gradients of nested loops. One
             # row after the other gives the same numbers; an error of the layer
             # itself is raised again here.
-            return loop_row_gradients(function, rows, cotangents, variables)
+            return one_by_one()
 
-    def no_rows():
-        return [tf.zeros((0, *v.shape), tf.float32) for v in variables]
-
-    # Not every vectorised operation takes zero rows.
+    # Not every vectorised operation takes zero rows, or a single one: the
+    # gradient of Keras's `add` fails there where a row looks like a bias.
     num_rows = tf.shape(keras.tree.flatten(rows)[0])[0]
-    return tf.cond(num_rows > 0, map_all, no_rows)
+    return tf.cond(num_rows > 1, map_all, one_by_one)
 
 
 def loop_row_gradients(function, rows, cotangents, variables):
@@ -219,6 +270,38 @@ def sum_over_pieces(function, num_rows, piece_size, initial):
     return totals
 
 
+def compiled(function):
+    """Returns `function` compiled by XLA, once for each set of shapes."""
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+def runs_on_cpu() -> bool:
+    """True if there is no accelerator."""
+    return all(d.device_type == "CPU" for d in tf.config.list_logical_devices())
+
+
+def time_both_ways(function, num_runs: int) -> dict[bool, float]:
+    """Returns the median seconds of a function, compiled by XLA and not.
+
+    Args:
+        function: A function without arguments that returns tensors.
+        num_runs: Runs of each, in turn.
+    """
+    ways = {
+        jit: tf.function(function, jit_compile=jit, autograph=False)
+        for jit in (False, True)
+    }
+    times = {jit: [] for jit in ways}
+    for run in range(num_runs + 1):
+        for jit, timed in ways.items():
+            start = time.perf_counter()
+            for tensor in timed():
+                tensor.numpy()
+            if run:  # The first one compiles.
+                times[jit].append(time.perf_counter() - start)
+    return {jit: statistics.median(t) for jit, t in times.items()}
+
+
 def current_graph():
     """Returns an object that tells one graph (or eager mode) from another."""
     if tf.executing_eagerly():
@@ -241,6 +324,31 @@ def trace(function, specs):
             )
         )
     return graph
+
+
+def count_bytes(graph, batch: int) -> int:
+    """Returns the bytes of all values in a graph that have a row for each row.
+
+    Args:
+        graph: From `trace`.
+        batch: Length of the batch axis, which no other axis has.
+    """
+    total = 0
+    for operation in graph.get_operations():
+        for output in operation.outputs:
+            shape = output.shape
+            if operation.type in _VIEWS or shape.rank is None:
+                continue
+            if batch in shape.as_list():
+                entries = 1
+                for size in shape.as_list():
+                    entries *= size or 1
+                total += entries * output.dtype.size
+    return total
+
+
+# Operations that hand their input on without a copy.
+_VIEWS = ("Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradient")
 
 
 def has_unseeded_random_operation(graph) -> bool:

@@ -6,23 +6,39 @@ and how to turn the saved inputs and the cotangents at the taps into gradient
 terms. A layer without a rule takes the generic path, with the same result.
 """
 
+from tf_privacy.clipping.rules import attention
+from tf_privacy.clipping.rules import conv_lstm
 from tf_privacy.clipping.rules import convolution
 from tf_privacy.clipping.rules import dense
+from tf_privacy.clipping.rules import depthwise_convolution
 from tf_privacy.clipping.rules import einsum_dense
 from tf_privacy.clipping.rules import embedding
 from tf_privacy.clipping.rules import normalization
+from tf_privacy.clipping.rules import prelu
 from tf_privacy.clipping.rules import recurrent
+from tf_privacy.clipping.rules import recurrent_cells
 from tf_privacy.clipping.rules import rule
+from tf_privacy.clipping.rules import separable_convolution
+from tf_privacy.clipping.rules import time_distributed
+from tf_privacy.clipping.rules import transposed_convolution
 
 Rule = rule.Rule
 
 _RULES = (
     dense.DenseRule(),
     convolution.ConvolutionRule(),
+    depthwise_convolution.DepthwiseConvolutionRule(),
+    separable_convolution.SeparableConvolutionRule(),
+    transposed_convolution.TransposedConvolutionRule(),
     embedding.EmbeddingRule(),
+    embedding.ReversibleEmbeddingRule(),
     einsum_dense.EinsumDenseRule(),
     normalization.NormalizationRule(),
     recurrent.RecurrentRule(),
+    recurrent_cells.CellRule(),
+    conv_lstm.ConvLSTMRule(),
+    attention.AttentionRule(),
+    prelu.PReLURule(),
 )
 
 
@@ -35,6 +51,10 @@ def find_rule(layer, variables, input_shapes):
         input_shapes: Static shapes of the tensors that it is called on, batch
             axis included; None for an unknown length.
     """
+    within = time_distributed.shapes_within(layer, input_shapes)
+    if within is not None:
+        found = find_rule(layer.layer, variables, within)
+        return found and time_distributed.TimeDistributedRule(found)
     for candidate in _RULES:
         if candidate.supports(layer, variables, input_shapes):
             return candidate

@@ -5,6 +5,8 @@ import keras
 
 from tf_privacy.clipping import gradient_terms
 from tf_privacy.clipping import keras_internals
+from tf_privacy.clipping.rules import einsum_products
+from tf_privacy.clipping.rules import lora
 from tf_privacy.clipping.rules import rule
 
 
@@ -12,10 +14,12 @@ class DenseRule(rule.Rule):
     """The kernel's gradient is a sum of outer products over positions."""
 
     def supports(self, layer, variables, input_shapes) -> bool:
-        """True for `keras.layers.Dense` without LoRA or quantisation."""
+        """True for `keras.layers.Dense` without quantisation."""
         return keras_internals.uses_own_call(
             layer, keras.layers.Dense
-        ) and rule.only_uses(variables, layer._kernel, layer.bias)
+        ) and rule.only_uses(
+            variables, layer._kernel, layer.bias, *lora.factors(layer)
+        )
 
     def forward(self, layer, call, tap, args, kwargs):
         """Saves the input."""
@@ -28,16 +32,15 @@ class DenseRule(rule.Rule):
     def terms(self, layer, saved, cotangents):
         """Returns the kernel's and the bias's terms."""
         (cotangent,) = cotangents
-        pairs = [
-            (
-                layer._kernel,
-                gradient_terms.OuterProduct(
-                    rule.to_positions(saved),
-                    rule.to_positions(cotangent),
-                    layer._kernel.shape,
-                ),
-            )
-        ]
+        inputs = rule.to_positions(saved)
+        positions = rule.to_positions(cotangent)
+        kernel = layer._kernel
+        term = gradient_terms.OuterProduct(inputs, positions, kernel.shape)
+        pairs = [(kernel, term)]
+        letters = einsum_products.Letters(
+            inputs="btp", kernel="pd", outputs="btd"
+        )
+        pairs += lora.product_pairs(layer, inputs, positions, letters)
         if layer.bias is not None:
             pairs.append(
                 (layer.bias, rule.bias_term(cotangent, layer.bias.shape))

@@ -8,63 +8,76 @@ from tf_privacy.clipping import gradient_terms
 from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping.rules import rule
 
-_LAYERS = (keras.layers.LayerNormalization, keras.layers.GroupNormalization)
+_LAYERS = (
+    keras.layers.LayerNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.RMSNormalization,
+)
 
 
 class NormalizationRule(rule.Rule):
     """Runs the layer with gamma 1 and beta 0 to see what gamma multiplies."""
 
     def supports(self, layer, variables, input_shapes) -> bool:
-        """True for Layer- and GroupNormalization."""
+        """True for Layer-, Group- and RMSNormalization."""
         return any(
             keras_internals.uses_own_call(layer, c) for c in _LAYERS
-        ) and rule.only_uses(variables, layer.gamma, layer.beta)
+        ) and rule.only_uses(variables, *_weights(layer))
 
     def forward(self, layer, call, tap, args, kwargs):
         """Saves the normalised input."""
-        inputs = args[0] if args else kwargs["inputs"]
+        gamma, beta = _weights(layer)
         neutral = []
-        if layer.gamma is not None:
-            neutral.append((layer.gamma, ops.ones(layer.gamma.shape)))
-        if layer.beta is not None:
-            neutral.append((layer.beta, ops.zeros(layer.beta.shape)))
+        if gamma is not None:
+            neutral.append((gamma, ops.ones(gamma.shape)))
+        if beta is not None:
+            neutral.append((beta, ops.zeros(beta.shape)))
         with keras.StatelessScope(neutral):
             normalised = call(*args, **kwargs)
-        shape = _parameter_shape(layer, inputs)
+        shape = _parameter_shape(layer, normalised)
         outputs = normalised
-        if layer.gamma is not None:
+        if gamma is not None:
             outputs = outputs * ops.cast(
-                ops.reshape(layer.gamma, shape), outputs.dtype
+                ops.reshape(gamma, shape), outputs.dtype
             )
-        if layer.beta is not None:
+        if beta is not None:
             outputs = outputs + ops.cast(
-                ops.reshape(layer.beta, shape), outputs.dtype
+                ops.reshape(beta, shape), outputs.dtype
             )
         return tap(outputs), (normalised, shape)
 
     def terms(self, layer, saved, cotangents):
         """Returns gamma's and beta's terms."""
+        gamma, beta = _weights(layer)
         normalised, shape = saved
         (cotangent,) = cotangents
         pairs = []
-        if layer.gamma is not None:
+        if gamma is not None:
             product = cotangent * ops.cast(normalised, "float32")
-            pairs.append((layer.gamma, _sum_term(product, shape, layer.gamma)))
-        if layer.beta is not None:
-            pairs.append((layer.beta, _sum_term(cotangent, shape, layer.beta)))
+            pairs.append((gamma, _sum_term(product, shape, gamma)))
+        if beta is not None:
+            pairs.append((beta, _sum_term(cotangent, shape, beta)))
         return pairs
 
 
-def _axes(layer, rank):
+def _weights(layer):
+    """Returns gamma and beta; None for one that the layer does not have."""
+    if isinstance(layer, keras.layers.RMSNormalization):
+        return layer.scale, None
+    return layer.gamma, layer.beta
+
+
+def _parameter_shape(layer, outputs):
+    """Returns the shape, batch axis included, in which weights broadcast."""
+    rank = len(outputs.shape)
+    if isinstance(layer, keras.layers.RMSNormalization):
+        # Keras puts the scale on the last axes, whichever it normalises.
+        own = tuple(layer.scale.shape)
+        return (1,) * (rank - len(own)) + own
     axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-    return {axis % rank for axis in axes}
-
-
-def _parameter_shape(layer, inputs):
-    rank = len(inputs.shape)
-    axes = _axes(layer, rank)
+    axes = {axis % rank for axis in axes}
     return tuple(
-        inputs.shape[axis] if axis in axes else 1 for axis in range(rank)
+        outputs.shape[axis] if axis in axes else 1 for axis in range(rank)
     )
 
 

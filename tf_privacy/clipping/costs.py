@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a private pass over a model costs for each row, from shapes alone."""
+
+import dataclasses
+import math
+import weakref
+
+import keras
+from keras import ops
+
+from tf_privacy.clipping import call_plan
+from tf_privacy.clipping import gradient_terms
+from tf_privacy.clipping import taps
+from tf_privacy.clipping.backend import backend
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class CallCost:
+    """What the gradient norms of one tapped call cost.
+
+    Attributes:
+        call: The planned call.
+        terms: Pairs of a variable and its term's cost for each row.
+    """
+
+    call: call_plan.TappedCall
+    terms: list[tuple[keras.Variable, gradient_terms.Cost]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ModelCost:
+    """What a private pass over a model costs for each row.
+
+    Attributes:
+        activation_bytes: Everything that the forward pass computes.
+        term_bytes: What the gradient terms hold.
+        calls: Each tapped call, in the order of the forward pass.
+    """
+
+    activation_bytes: int
+    term_bytes: int
+    calls: list[CallCost]
+
+    @property
+    def row_bytes(self) -> int:
+        """An estimate of what one row holds in memory at the peak.
+
+        The backward pass needs about as much again as the forward pass.
+        """
+        return 2 * self.activation_bytes + self.term_bytes
+
+
+_COSTS = weakref.WeakKeyDictionary()
+
+
+def estimate_cost(model, x, plan: call_plan.CallPlan) -> ModelCost:
+    """Returns what a private pass over a model costs for each row.
+
+    Runs the model once on placeholders; no data are touched.
+
+    Args:
+        model: A built `keras.Model`.
+        x: A structure of tensors `[B, ...]`; only shapes and dtypes are used.
+        plan: The model's plan for such inputs.
+    """
+    if plan not in _COSTS:
+        _COSTS[plan] = _trace_cost(model, x, plan)
+    return _COSTS[plan]
+
+
+def _trace_cost(model, x, plan) -> ModelCost:
+    variables = model.trainable_variables
+    records = []
+
+    def forward(inputs):
+        recorder = taps.TapRecorder(plan, lambda tensor: tensor, variables)
+        recorder.run(model, inputs, on_update=_ignore)
+        records.extend(recorder.records)
+
+    graph = backend.trace(forward, call_plan.probe_specs(x))
+    calls = []
+
+    def find_terms(inputs):
+        recorder = taps.TapRecorder(plan, lambda tensor: tensor, variables)
+        recorder.run(model, inputs, on_update=_ignore)
+        for record in recorder.records:
+            cotangents = [ops.zeros_like(z) for z in record.outputs]
+            pairs = taps.call_terms(record, cotangents)
+            calls.append(
+                CallCost(
+                    call=record.call, terms=[(v, t.cost()) for v, t in pairs]
+                )
+            )
+
+    backend.trace(find_terms, call_plan.probe_specs(x))
+    stored = sum(cost.stored for call in calls for _, cost in call.terms)
+    return ModelCost(
+        activation_bytes=math.ceil(
+            backend.count_bytes(graph, call_plan.PROBE_BATCH)
+            / call_plan.PROBE_BATCH
+        ),
+        term_bytes=4 * stored,
+        calls=calls,
+    )
+
+
+def _ignore(variable, value):
+    del variable, value

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clipping styles: from a unit's gradient norms to the factors that bound it.
+
+A style says how the bound `l2_norm_clip` on one unit's gradient is kept. All
+of them give a sum that one unit moves by at most `l2_norm_clip`, so noise and
+accounting are the same for each.
+"""
+
+import abc
+import dataclasses
+import math
+
+import keras
+from keras import ops
+
+from tf_privacy import _checks
+from tf_privacy import _neighboring_relation
+
+_PACKAGE = "tf_privacy"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClippingStyle(abc.ABC):
+    """How each unit's gradient is bounded.
+
+    Attributes:
+        l2_norm_clip: L2 bound on one unit's gradient over all weights;
+            gradient units; in [1e-12, 1e18].
+    """
+
+    l2_norm_clip: float
+
+    def __post_init__(self):
+        clip = _checks.check_l2_norm_clip(self.l2_norm_clip)
+        object.__setattr__(self, "l2_norm_clip", clip)
+
+    def sensitivity(
+        self,
+        neighboring_relation: _neighboring_relation.NeighboringRelation,
+    ) -> float:
+        """Returns by how much one unit moves the clipped sum, in L2 norm.
+
+        Args:
+            neighboring_relation: Adding, removing or zeroing out a unit moves
+                the sum by its one clipped gradient; replacing it by two.
+
+        Raises:
+            ValueError: If it is not a NeighboringRelation.
+        """
+        relations = _neighboring_relation.NeighboringRelation
+        relation = _checks.check_choice(
+            "neighboring_relation", neighboring_relation, list(relations)
+        )
+        if relation is relations.REPLACE_ONE:
+            return 2.0 * self.l2_norm_clip
+        return self.l2_norm_clip
+
+    def group_variables(self, variables) -> list[int]:
+        """Returns the group of each variable; each group is clipped alone.
+
+        Args:
+            variables: The trainable `keras.Variable`s.
+
+        Returns:
+            A list of group numbers, 0 up to the number of groups without gaps.
+        """
+        return [0] * len(variables)
+
+    @abc.abstractmethod
+    def scale_factors(self, norms, num_groups: int):
+        """Returns the factors that bound gradients of finite norm.
+
+        Args:
+            norms: `[U]` float32; finite upper bounds on the norms of one
+                group of the units' gradients.
+            num_groups: How many groups share the bound.
+
+        Returns:
+            `[U]` float32; factor * norm is never above
+            l2_norm_clip / sqrt(num_groups).
+        """
+
+    def compute_factors(self, squared_norms, counted=None):
+        """Returns each unit's factor in each group, and which units count.
+
+        A unit with a norm that is NaN or inf in any group (a non-finite
+        input, an overflow) gets factor 0 in all of them and counts as absent:
+        its gradient cannot be bounded.
+
+        Args:
+            squared_norms: A list, for each group, of `[U]` float32.
+            counted: `[U]` bool; false for padding, which counts as absent.
+                None counts all.
+
+        Returns:
+            A list of `[U]` float32 factors, and `[U]` bool.
+        """
+        total = sum(squared_norms)
+        finite = ops.isfinite(total)
+        present = finite if counted is None else finite & counted
+        factors = []
+        for squared in squared_norms:
+            norms = ops.sqrt(ops.where(finite, squared, 0.0))
+            factor = self.scale_factors(norms, len(squared_norms))
+            factors.append(ops.where(present, factor, 0.0))
+        return factors, present
+
+    def get_config(self) -> dict:
+        """Returns the arguments."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config):
+        """Returns the style that `get_config()` describes."""
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlatClipping(ClippingStyle):
+    """One norm over all weights.
+
+        factor = min(1, l2_norm_clip / norm)
+    What a number for `l2_norm_clip` means.
+
+    Source: Abadi et al. 2016, arXiv:1607.00133, algorithm 1.
+    """
+
+    def scale_factors(self, norms, num_groups: int):
+        """Returns min(1, clip / norm)."""
+        return _scale_down(norms, self.l2_norm_clip / math.sqrt(num_groups))
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PerLayerClipping(ClippingStyle):
+    """Each layer's gradient is clipped alone, to its share of the bound.
+
+        factor[layer] = min(1, clip / norm[layer])
+        clip = l2_norm_clip / sqrt(number of layers with trainable weights)
+    so that the L2 norm over all layers is at most `l2_norm_clip`. Keeps a layer
+    with large gradients from shrinking those of all others.
+
+    Source: McMahan et al. 2018, arXiv:1710.06963, section 3.
+    """
+
+    def group_variables(self, variables) -> list[int]:
+        """Returns one group for each layer that owns a variable."""
+        groups = {}
+        return [
+            groups.setdefault(_owner(variable), len(groups))
+            for variable in variables
+        ]
+
+    def scale_factors(self, norms, num_groups: int):
+        """Returns min(1, clip / norm) for the layer's share of the clip."""
+        return _scale_down(norms, self.l2_norm_clip / math.sqrt(num_groups))
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AutomaticClipping(ClippingStyle):
+    """Every gradient is normalised: no clip to tune (AUTO-S).
+
+        factor = l2_norm_clip / (norm + stability)
+    `l2_norm_clip` only scales the learning rate; leave it at 1. The stability
+    term keeps small gradients small.
+
+    Attributes:
+        l2_norm_clip: As for every style.
+        stability: Added to the norm; gradient units; > 0.
+
+    Source: Bu et al. 2023, arXiv:2206.07136, AUTO-S.
+    """
+
+    l2_norm_clip: float = 1.0
+    stability: float = 0.01
+
+    def __post_init__(self):
+        super().__post_init__()
+        stability = _checks.check_real(
+            "stability", self.stability, at_least=1e-12, at_most=1e18
+        )
+        object.__setattr__(self, "stability", stability)
+
+    def scale_factors(self, norms, num_groups: int):
+        """Returns clip / (norm + stability)."""
+        clip = self.l2_norm_clip / math.sqrt(num_groups)
+        return clip / (norms + self.stability)
+
+
+def _scale_down(norms, clip: float):
+    return clip / ops.maximum(norms, clip)
+
+
+def _owner(variable) -> str:
+    """Returns the path of the layer that a variable was created in."""
+    return variable.path.rpartition("/")[0]
+
+
+def as_style(l2_norm_clip) -> ClippingStyle:
+    """Returns the style that an argument `l2_norm_clip` stands for.
+
+    Args:
+        l2_norm_clip: A ClippingStyle, or a number, which clips flat.
+
+    Raises:
+        ValueError: If the number is out of range.
+    """
+    if isinstance(l2_norm_clip, ClippingStyle):
+        return l2_norm_clip
+    return FlatClipping(l2_norm_clip=_checks.check_l2_norm_clip(l2_norm_clip))
