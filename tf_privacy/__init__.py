@@ -25,8 +25,15 @@ _MODULES = {
     "clipping.clipped_sum": ("ClippedSum",),
     "clipping.engine": ("clipped_gradients",),
     "clipping.explanation": ("explain_clipping",),
+    "clipping.gradient_terms": (
+        "Gather",
+        "Instantiated",
+        "OuterProduct",
+    ),
     "clipping.regularization": ("regularizer_gradients",),
     "clipping.row_independence": ("check_model",),
+    "clipping.rule_check": ("check_rule", "register_rule"),
+    "clipping.rules.rule": ("ClippingRule",),
     "clipping.styles": (
         "AutomaticClipping",
         "ClippingStyle",

@@ -28,12 +28,15 @@ def test_each_call_has_a_line_with_its_path_and_size():
         layers.Lambda(lambda x: shared(x)),
         layers.Activation("tanh"),
     )
-    assert explain(model, X) == [
-        ["layer", "type", "path", "weights"],
-        ["shared", "Dense", "rule", "30"],
-        ["own", "ApplyWeight", "generic", "25"],
-        ["shared", "Dense", "rule", "30"],
-    ]
+    heading, *lines, last = explain(model, X)
+    assert heading == "layer type path weights norm held form".split()
+    # A dense layer's norm: its input, its cotangent and the bias; the bias is
+    # held as 5 entries of 4 bytes.
+    dense = ["shared", "Dense", "rule", "30", "15", "20", "rank", "one,"]
+    assert [line[:8] for line in (lines[0], lines[2])] == [dense] * 2
+    assert lines[1][:6] == ["own", "ApplyWeight", "generic", "25", "25", "100"]
+    assert last[:3] == ["An", "example", "holds"]
+    assert last[-6] == "140"
 
 
 def test_the_loop_is_named_with_its_reason():
@@ -67,7 +70,7 @@ def test_a_model_that_was_never_called():
 def test_a_layer_that_keras_did_not_build_yet():
     # An activation that is a layer is built when it is first called.
     model = exactness.stack(layers.Dense(5, activation=layers.PReLU()))
-    assert explain(model, X)[1][1:] == ["Dense", "generic", "35"]
+    assert explain(model, X)[1][1:4] == ["Dense", "generic", "35"]
     assert np.all(np.isfinite(model(X)))
     assert np.all(np.isfinite(model.get_weights()[-1]))
 

@@ -9,7 +9,6 @@ from scipy import stats
 
 import tf_privacy
 from tests import oracles
-from tf_privacy.clipping import engine
 from tf_privacy.training import ledger as training_ledger
 
 DELTA = 1e-5
@@ -140,31 +139,6 @@ def test_pieces_of_one_batch_make_one_step():
     )
     expected = [-0.1 / 8 * np.asarray(g) for g in step.clipped_sum.gradients]
     assert oracles.relative_error(moved, expected) < 1e-4
-
-
-@pytest.mark.parametrize("num_rows", [0, 1, 8])
-@pytest.mark.parametrize("compiled", [False, True])
-def test_microbatches_of_any_batch_add_up(num_rows, compiled):
-    """Also of an empty one, which Poisson sampling draws."""
-    model = make_net()
-
-    def clip(x, y, sample_weight):
-        return tf_privacy.clipped_gradients(
-            model, x, y, sample_weight, l2_norm_clip=0.5, loss=squared_error
-        )
-
-    def total(x, y):
-        return engine.sum_over_microbatches(
-            clip, (x, y, None), 3, model, lambda step, piece: None
-        ).gradients
-
-    if compiled:
-        total = tf.function(total)
-    x, y = tf.constant(X[:num_rows]), tf.constant(Y[:num_rows])
-    actual = [np.asarray(g) for g in total(x, y)]
-    whole = clip(x, y, None).clipped_sum.gradients
-    for a, b in zip(actual, whole, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

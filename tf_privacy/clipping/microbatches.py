@@ -17,6 +17,7 @@ from tf_privacy.clipping import engine
 from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import plan_check
 from tf_privacy.clipping import probe_rows
+from tf_privacy.clipping import row_independence
 from tf_privacy.clipping.backend import backend
 
 AUTO = "auto"
@@ -73,6 +74,7 @@ def find_units_per_piece(
         return max(1, microbatch_size // settings.rows_per_unit)
     x, _, _ = engine.prepare_data((x, None, None), settings)
     keras_internals.build_for(model, x)
+    row_independence.check_once(model, x)
     plan = plan_check.confirmed_plan(model, x)
     if plan.loop_reason:
         return None  # Goes one row at a time in any case.
@@ -151,6 +153,7 @@ def measure_compiled(model, data, settings, *, num_units: int):
     return backend.run_outside_of_graph(measure)
 
 
+@backend.runs_as_written
 def sum_over_microbatches(
     model, data, settings, *, units_per_piece: int, compiled: bool, observe
 ):
@@ -171,7 +174,11 @@ def sum_over_microbatches(
     engine.check_lengths(data, settings.examples_per_unit)
     keras_internals.build_for(model, data[0])
     leaf = next(t for t in keras.tree.flatten(data) if t is not None)
-    clip = _compiled_clip(model, settings) if compiled else None
+    num_units = ops.shape(leaf)[0] // settings.examples_per_unit
+    # An eager batch of no rows has no piece: it is observed whole.
+    is_empty = backend.is_eager() and int(num_units) == 0
+    fast = compiled and not is_empty
+    clip = _compiled_clip(model, settings) if fast else None
 
     def clip_piece(start, stop):
         if clip is None:
@@ -184,7 +191,8 @@ def sum_over_microbatches(
         return list(step.clipped_sum.gradients)
 
     variables = tuple(model.trainable_variables)
-    num_units = ops.shape(leaf)[0] // settings.examples_per_unit
+    if is_empty:
+        clip_piece(0, 0)
     gradients = backend.sum_over_pieces(
         clip_piece,
         num_units,

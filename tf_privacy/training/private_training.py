@@ -214,6 +214,8 @@ class PrivateTraining:
         config = super().get_compile_config()
         if config:
             config["jit_compile"] = self._jit_compile_pieces
+        # Keras's own models, which a clone may become, do not take it.
+        if config and self.augmentation is not None:
             config["augment"] = keras.saving.serialize_keras_object(
                 self.augmentation
             )

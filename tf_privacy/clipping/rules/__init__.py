@@ -22,7 +22,7 @@ from tf_privacy.clipping.rules import separable_convolution
 from tf_privacy.clipping.rules import time_distributed
 from tf_privacy.clipping.rules import transposed_convolution
 
-Rule = rule.Rule
+Rule = rule.ClippingRule
 
 _RULES = (
     dense.DenseRule(),
@@ -42,6 +42,18 @@ _RULES = (
 )
 
 
+_OWN_RULES = []
+
+
+def add_rule(rule: Rule) -> None:
+    """Puts a rule before all others.
+
+    Args:
+        rule: The rule.
+    """
+    _OWN_RULES.insert(0, rule)
+
+
 def find_rule(layer, variables, input_shapes):
     """Returns the rule for a layer, or None.
 
@@ -55,7 +67,7 @@ def find_rule(layer, variables, input_shapes):
     if within is not None:
         found = find_rule(layer.layer, variables, within)
         return found and time_distributed.TimeDistributedRule(found)
-    for candidate in _RULES:
+    for candidate in (*_OWN_RULES, *_RULES):
         if candidate.supports(layer, variables, input_shapes):
             return candidate
     return None

@@ -14,7 +14,7 @@ from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping.rules import rule
 
 
-class AttentionRule(rule.Rule):
+class AttentionRule(rule.ClippingRule):
     """Taps what a weight was multiplied into."""
 
     def supports(self, layer, variables, input_shapes) -> bool:

@@ -24,7 +24,7 @@ _LAYERS = (
 )
 
 
-class ConvLSTMRule(rule.Rule):
+class ConvLSTMRule(rule.ClippingRule):
     """Kernel, recurrent kernel and bias from the convolved inputs."""
 
     covers_sublayers = True

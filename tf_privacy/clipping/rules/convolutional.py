@@ -9,7 +9,7 @@ from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping.rules import rule
 
 
-class ConvolutionalRule(rule.Rule):
+class ConvolutionalRule(rule.ClippingRule):
     """Taps what goes into the activation; all terms come from there.
 
     Attributes:

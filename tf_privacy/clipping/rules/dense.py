@@ -10,7 +10,7 @@ from tf_privacy.clipping.rules import lora
 from tf_privacy.clipping.rules import rule
 
 
-class DenseRule(rule.Rule):
+class DenseRule(rule.ClippingRule):
     """The kernel's gradient is a sum of outer products over positions."""
 
     def supports(self, layer, variables, input_shapes) -> bool:

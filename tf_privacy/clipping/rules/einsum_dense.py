@@ -9,7 +9,7 @@ from tf_privacy.clipping.rules import lora
 from tf_privacy.clipping.rules import rule
 
 
-class EinsumDenseRule(rule.Rule):
+class EinsumDenseRule(rule.ClippingRule):
     """The kernel's gradient as outer products, whatever the equation."""
 
     def supports(self, layer, variables, input_shapes) -> bool:

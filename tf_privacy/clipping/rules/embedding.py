@@ -11,7 +11,7 @@ from tf_privacy.clipping.rules import lora
 from tf_privacy.clipping.rules import rule
 
 
-class EmbeddingRule(rule.Rule):
+class EmbeddingRule(rule.ClippingRule):
     """The table's gradient is a scatter of the cotangents; never dense."""
 
     def supports(self, layer, variables, input_shapes) -> bool:

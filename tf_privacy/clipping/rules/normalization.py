@@ -15,7 +15,7 @@ _LAYERS = (
 )
 
 
-class NormalizationRule(rule.Rule):
+class NormalizationRule(rule.ClippingRule):
     """Runs the layer with gamma 1 and beta 0 to see what gamma multiplies."""
 
     def supports(self, layer, variables, input_shapes) -> bool:

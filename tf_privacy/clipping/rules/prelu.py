@@ -8,7 +8,7 @@ from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping.rules import rule
 
 
-class PReLURule(rule.Rule):
+class PReLURule(rule.ClippingRule):
     """Alpha's gradient is the cotangent times min(x, 0)."""
 
     def supports(self, layer, variables, input_shapes) -> bool:

@@ -20,7 +20,7 @@ _CELLS = {
 }
 
 
-class RecurrentRule(rule.Rule):
+class RecurrentRule(rule.ClippingRule):
     """Kernel, recurrent kernel and bias from the projected inputs."""
 
     covers_sublayers = True

@@ -250,7 +250,7 @@ _STEPS = {
 _ARGUMENTS = ("inputs", "states", "training")
 
 
-class CellRule(rule.Rule):
+class CellRule(rule.ClippingRule):
     """A cell that a model calls by itself, one step at a time."""
 
     def supports(self, layer, variables, input_shapes) -> bool:

@@ -9,7 +9,7 @@ from tf_privacy.clipping import gradient_terms
 from tf_privacy.clipping import keras_internals
 
 
-class Rule(abc.ABC):
+class ClippingRule(abc.ABC):
     """How one family of layers gives its per-unit gradients.
 
     Attributes:

@@ -18,7 +18,7 @@ from tf_privacy.clipping.rules import windows
 _LAYERS = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 
 
-class SeparableConvolutionRule(rule.Rule):
+class SeparableConvolutionRule(rule.ClippingRule):
     """Two kernels, two taps."""
 
     def supports(self, layer, variables, input_shapes) -> bool:

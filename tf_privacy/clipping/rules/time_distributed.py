@@ -34,7 +34,7 @@ def shapes_within(layer, input_shapes):
     return shapes if takes_mask else shapes[:1]
 
 
-class TimeDistributedRule(rule.Rule):
+class TimeDistributedRule(rule.ClippingRule):
     """The rule of the layer within, with the steps folded into the batch.
 
     Args:
