@@ -211,14 +211,12 @@ class PrivateTraining:
 
     def get_compile_config(self):
         """Returns the arguments of `compile`, serialised."""
-        config = super().get_compile_config()
+        config, augment = super().get_compile_config(), self.augmentation
         if config:
             config["jit_compile"] = self._jit_compile_pieces
         # Keras's own models, which a clone may become, do not take it.
-        if config and self.augmentation is not None:
-            config["augment"] = keras.saving.serialize_keras_object(
-                self.augmentation
-            )
+        if config and augment is not None:
+            config["augment"] = keras.saving.serialize_keras_object(augment)
         return config
 
     def compile_from_config(self, config):
@@ -455,9 +453,9 @@ class PrivateTraining:
             )
         if not isinstance(optimizer, dp_optimizer.DPOptimizer):
             raise TypeError(
-                "optimizer must be a DP optimizer: this model is to train "
-                f"privately. Received: {type(optimizer).__name__}. Compile it "
-                "again with tf_privacy.DPSGD or another of them."
+                "optimizer must be a DP optimizer: this model trains privately. "
+                f"Received: {type(optimizer).__name__}. Compile it again with "
+                "tf_privacy.DPSGD or another of them."
             )
         if not hasattr(self, "_private_phase"):  # Compiled, then privatized.
             self._private_phase = _Phase(optimizer)
