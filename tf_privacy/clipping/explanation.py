@@ -37,10 +37,6 @@ def explain_clipping(model, x) -> str:
         f"{'norm':>12} {'held':>10}  form"
     ]
     lines += [_line(call) for call in cost.calls]
-    lines.append(
-        f"An example holds about {cost.row_bytes:,} bytes at the peak, "
-        f"{cost.term_bytes:,} of them for its gradients."
-    )
     return "\n".join(lines)
 
 
