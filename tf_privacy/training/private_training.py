@@ -453,7 +453,7 @@ class PrivateTraining:
             )
         if not isinstance(optimizer, dp_optimizer.DPOptimizer):
             raise TypeError(
-                "optimizer must be a DP optimizer: this model trains privately. "
+                "optimizer must be a DP optimizer: it trains privately. "
                 f"Received: {type(optimizer).__name__}. Compile it again with "
                 "tf_privacy.DPSGD or another of them."
             )
