@@ -3,8 +3,8 @@
 
 The transformer over the length of a sequence and over its width, the MLP over
 the batch, and the MNIST CNN over batches so large that the private step sends
-them through the model in pieces, in about the same memory. The columns are
-those of `benchmarks.step_cost`.
+them through the model in pieces, in memory that grows far slower than the
+batch. The columns are those of `benchmarks.step_cost`.
 
     python -m benchmarks.growth --sweeps=length,logical_batch
 """

@@ -103,7 +103,10 @@ def make_step(case: Case, batch, *, private: bool, jit_compile: bool = False):
     if private:
         model = tf_privacy.privatize(model)
         optimizer = _PRIVATE[case.optimizer](
-            l2_norm_clip=1.0, noise_multiplier=1.0, expected_batch_size=64
+            l2_norm_clip=1.0,
+            noise_multiplier=1.0,
+            # It decides whether the batch is split.
+            expected_batch_size=case.batch_size,
         )
     else:
         optimizer = _ORDINARY[case.optimizer]()
