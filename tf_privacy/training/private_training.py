@@ -85,8 +85,8 @@ class PrivateTraining:
             jit_compile: Whether XLA compiles the work on a microbatch, which
                 is then padded to one shape; noise and update are not in it.
                 "auto" measures both ways on the first batch and keeps the
-                faster one; on a CPU, where it was measured to be slower on
-                every kind of model, it means no.
+                faster one; on a CPU, where it gained nothing on the kinds of
+                model that were tried, it means no.
             auto_scale_loss: Ignored: float16 losses are always scaled, before
                 the clip.
             augment: None, or a `tf_privacy.Augmentation`: views of each
