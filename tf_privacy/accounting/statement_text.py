@@ -44,14 +44,16 @@ def _list(title: str, lines) -> list[str]:
     return ["", title, *bullets]
 
 
-def _write_phase(phase) -> str:
+def _write_phase(phase, unit: str) -> str:
     sampling = phase.sampling
     if phase.sampling_probability is not None:
         sampling += f" with sampling_probability {phase.sampling_probability:g}"
+    noun, _, rest = unit.partition(" ")
+    units = f"{noun}s {rest}".strip()
     examples = (
-        "an unstated number of examples"
+        f"an unstated number of {units}"
         if phase.num_examples is None
-        else f"{phase.num_examples} examples"
+        else f"{phase.num_examples} {units}"
     )
     return (
         f"{phase.num_steps} steps on {examples}: noise_multiplier "
@@ -104,7 +106,7 @@ def write_statement(statement) -> str:
     lines += _list("Notes:", statement.notes)
     lines += _list(
         f"What ran ({statement.num_steps} steps):",
-        [_write_phase(phase) for phase in statement.phases],
+        [_write_phase(phase, unit) for phase in statement.phases],
     )
     lines += _list("It holds if:", statement.assumptions)
     lines += _list("It does not cover:", statement.not_covered)

@@ -12,7 +12,9 @@ import keras
 from keras import ops
 
 from tf_privacy import _checks
+from tf_privacy.clipping import probe_rows
 from tf_privacy.clipping import row_independence
+from tf_privacy.clipping.backend import backend
 
 _PACKAGE = "tf_privacy"
 
@@ -79,6 +81,15 @@ class Augmentation:
                     "on each example alone."
                 )
         return views, *repeated[1:]
+
+    def view_specs(self, x):
+        """Returns shapes and dtypes of the views, without making any.
+
+        Args:
+            x: A structure of tensors `[B, ...]`.
+        """
+        specs = probe_rows.as_specs(x)
+        return backend.output_specs(self._apply, specs)
 
     def _apply(self, x):
         if isinstance(self.function, keras.layers.Layer):

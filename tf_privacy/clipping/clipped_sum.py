@@ -20,11 +20,15 @@ class ClippedSum:
         gradients: One float32 tensor for each variable, of its shape.
         variables: The `keras.Variable`s that the gradients belong to.
         l2_sensitivity: L2 bound on one unit's part; gradient units; > 0.
+        examples_per_unit: Consecutive examples that made up one unit. The
+            bound is for a whole unit: one example of several in a unit may
+            move the sum by twice as much.
     """
 
     gradients: tuple[Any, ...]
     variables: tuple[Any, ...]
     l2_sensitivity: float
+    examples_per_unit: int = 1
 
     def __post_init__(self):
         _checks.check_real("l2_sensitivity", self.l2_sensitivity, above=0.0)
@@ -48,6 +52,12 @@ class ClippedSum:
                 "other must be a ClippedSum over the same variables in the "
                 "same order. Received: sums over different variables."
             )
+        if self.examples_per_unit != other.examples_per_unit:
+            raise ValueError(
+                "other must be a ClippedSum over units of the same "
+                f"examples_per_unit, {self.examples_per_unit}. Received: "
+                f"{other.examples_per_unit}. Clip both pieces alike."
+            )
         return ClippedSum(
             gradients=tuple(
                 a + b
@@ -55,4 +65,5 @@ class ClippedSum:
             ),
             variables=self.variables,
             l2_sensitivity=max(self.l2_sensitivity, other.l2_sensitivity),
+            examples_per_unit=self.examples_per_unit,
         )

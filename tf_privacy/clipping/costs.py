@@ -70,12 +70,11 @@ def estimate_cost(model, x, plan: call_plan.CallPlan) -> ModelCost:
 
 def _trace_cost(model, x, plan) -> ModelCost:
     variables = model.trainable_variables
-    records = []
+    wanted = {id(v) for v in variables}
 
     def forward(inputs):
         recorder = taps.TapRecorder(plan, lambda tensor: tensor, variables)
         recorder.run(model, inputs, on_update=_ignore)
-        records.extend(recorder.records)
 
     graph = backend.trace(forward, call_plan.probe_specs(x))
     calls = []
@@ -88,7 +87,8 @@ def _trace_cost(model, x, plan) -> ModelCost:
             pairs = taps.call_terms(record, cotangents)
             calls.append(
                 CallCost(
-                    call=record.call, terms=[(v, t.cost()) for v, t in pairs]
+                    call=record.call,
+                    terms=[(v, t.cost()) for v, t in pairs if id(v) in wanted],
                 )
             )
 

@@ -164,6 +164,7 @@ def clip_prepared(model, data, settings: ClipSettings, counted=None):
         gradients=tuple(gradients),
         variables=variables,
         l2_sensitivity=settings.style.l2_norm_clip,
+        examples_per_unit=settings.examples_per_unit,
     )
     return ClippedStep(
         clipped_sum=total, y_pred=y_pred, norms=ops.sqrt(squared)
@@ -180,11 +181,28 @@ def prepare_data(data, settings: ClipSettings):
     Raises:
         ValueError: If lengths differ, or are no whole number of units.
     """
-    data = as_tensors(data)
-    check_lengths(data, settings.examples_per_unit)
+    data = as_units(data, settings.examples_per_unit)
     if settings.augmentation is None:
         return data
     return settings.augmentation.make_views(*data)
+
+
+def as_units(data, examples_per_unit: int):
+    """Returns tensors that hold whole units.
+
+    Args:
+        data: A structure of arrays `[B, ...]`.
+        examples_per_unit: What B must be a multiple of.
+
+    Raises:
+        ValueError: If lengths differ, or leave a unit incomplete; where they
+            are known only in the step, the step fails.
+    """
+    data = as_tensors(data)
+    _check_lengths(data, examples_per_unit)
+    if examples_per_unit == 1:
+        return data
+    return backend.check_multiple(data, examples_per_unit)
 
 
 def _num_views(settings) -> int:
@@ -250,16 +268,8 @@ def _loss_scale(model) -> float:
     return _FLOAT16_LOSS_SCALE if "float16" in dtypes else 1.0
 
 
-def check_lengths(data, examples_per_unit: int = 1):
-    """Raises if tensors that go together are known to differ in length.
-
-    Args:
-        data: A structure of tensors `[B, ...]`.
-        examples_per_unit: What B must be a multiple of.
-
-    Raises:
-        ValueError: If they differ, or leave a unit incomplete.
-    """
+def _check_lengths(data, examples_per_unit: int):
+    """Raises if lengths are known to differ or to leave a unit incomplete."""
     leaves = [t for t in keras.tree.flatten(data) if t is not None]
     lengths = {t.shape[0] if len(t.shape) else 0 for t in leaves} - {None}
     if len(lengths) > 1:

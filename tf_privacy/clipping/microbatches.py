@@ -72,7 +72,8 @@ def find_units_per_piece(
         return None
     if microbatch_size != AUTO:
         return max(1, microbatch_size // settings.rows_per_unit)
-    x, _, _ = engine.prepare_data((x, None, None), settings)
+    if settings.augmentation is not None:
+        x = settings.augmentation.view_specs(x)
     keras_internals.build_for(model, x)
     row_independence.check_once(model, x)
     plan = plan_check.confirmed_plan(model, x)
@@ -170,8 +171,7 @@ def sum_over_microbatches(
         observe: `observe(step, piece)`, called with each piece's ClippedStep
             and its rows as they went through the model, padding left out.
     """
-    data = engine.as_tensors(data)
-    engine.check_lengths(data, settings.examples_per_unit)
+    data = engine.as_units(data, settings.examples_per_unit)
     keras_internals.build_for(model, data[0])
     leaf = next(t for t in keras.tree.flatten(data) if t is not None)
     num_units = ops.shape(leaf)[0] // settings.examples_per_unit
@@ -203,6 +203,7 @@ def sum_over_microbatches(
         gradients=tuple(gradients),
         variables=variables,
         l2_sensitivity=settings.style.l2_norm_clip,
+        examples_per_unit=settings.examples_per_unit,
     )
 
 
@@ -254,6 +255,7 @@ def _compiled_clip(model, settings):
                 gradients=tuple(gradients),
                 variables=tuple(model.trainable_variables),
                 l2_sensitivity=settings.style.l2_norm_clip,
+                examples_per_unit=settings.examples_per_unit,
             ),
             y_pred=y_pred,
             norms=norms[: stop - start],

@@ -31,7 +31,7 @@ def check_rule(rule, layer, x) -> None:
     rows = probe_rows.as_tensors(probe_rows.sample_rows(x))
     if not layer.built:
         layer(rows)
-    variables = [v for v in layer.trainable_variables]
+    variables = layer.trainable_variables
     shapes = tuple(tuple(t.shape) for t in keras.tree.flatten(rows))
     if not rule.supports(layer, variables, shapes):
         raise ValueError(
@@ -39,7 +39,10 @@ def check_rule(rule, layer, x) -> None:
             f"{layer.name!r} on {shapes}. Check what supports() compares."
         )
     outputs, terms = _apply_rule(rule, layer, rows)
-    expected = [_row_gradients(layer, rows, b, variables) for b in range(7)]
+    expected = [
+        _row_gradients(layer, rows, b, variables)
+        for b in range(probe_rows.NUM_ROWS)
+    ]
     _compare("outputs", outputs, layer(rows), layer)
     seen = {id(v) for v, _ in terms}
     for position, variable in enumerate(variables):

@@ -17,6 +17,8 @@ from tf_privacy import _checks
 from tf_privacy import _neighboring_relation
 
 _PACKAGE = "tf_privacy"
+# In units of the bound; a norm below it limits no factor further.
+_SMALLEST_NORM = 2.0**-60
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,8 +78,8 @@ class ClippingStyle(abc.ABC):
             num_groups: How many groups share the bound.
 
         Returns:
-            `[U]` float32; factor * norm is never above
-            l2_norm_clip / sqrt(num_groups).
+            `[U]` float32; what makes factor * norm larger than
+            l2_norm_clip / sqrt(num_groups), or is NaN, is lowered to that.
         """
 
     def compute_factors(self, squared_norms, counted=None):
@@ -95,6 +97,7 @@ class ClippingStyle(abc.ABC):
         Returns:
             A list of `[U]` float32 factors, and `[U]` bool.
         """
+        share = self.l2_norm_clip / math.sqrt(len(squared_norms))
         total = sum(squared_norms)
         finite = ops.isfinite(total)
         present = finite if counted is None else finite & counted
@@ -102,6 +105,9 @@ class ClippingStyle(abc.ABC):
         for squared in squared_norms:
             norms = ops.sqrt(ops.where(finite, squared, 0.0))
             factor = self.scale_factors(norms, len(squared_norms))
+            # The bound holds whatever a style of the user's own answers.
+            limit = share / ops.maximum(norms, share * _SMALLEST_NORM)
+            factor = ops.where(ops.abs(factor) <= limit, factor, limit)
             factors.append(ops.where(present, factor, 0.0))
         return factors, present
 

@@ -259,6 +259,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
                 f"{type(grads).__name__}, gradients that were not clipped one "
                 f"example at a time. {_REMEDY}"
             )
+        _check_units("sampling", sampling, self._examples_per_unit)
         if trainable_variables is not None and [
             id(v) for v in trainable_variables
         ] != [id(v) for v in grads.variables]:
@@ -289,6 +290,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
             NotImplementedError: Under a `tf.distribute` strategy.
         """
         backend.check_one_replica()
+        _check_units("grads", clipped, self._examples_per_unit)
         if not np.isclose(clipped.l2_sensitivity, self.l2_norm_clip, rtol=1e-9):
             raise ValueError(
                 "l2_norm_clip of the ClippedSum must be the optimizer's, "
@@ -495,4 +497,15 @@ def _check_inner(inner_optimizer) -> None:
             "loss_scale_factor must be None: the loss is not scaled by the "
             f"optimizer here. Received: {inner_optimizer.loss_scale_factor}. "
             "Leave it out."
+        )
+
+
+def _check_units(name: str, received, examples_per_unit: int) -> None:
+    if received is not None and received.examples_per_unit != examples_per_unit:
+        raise ValueError(
+            f"{name} must be of units of examples_per_unit="
+            f"{examples_per_unit}, as the optimizer's. Received: "
+            f"{received.examples_per_unit}. What is sampled, clipped and "
+            "accounted for must be the same unit: give examples_per_unit to "
+            "the optimizer, to the data and to clipped_gradients alike."
         )

@@ -83,6 +83,27 @@ class StepKind:
         )
 
 
+def check_one_unit(kinds) -> None:
+    """Raises if steps protect units of different sizes.
+
+    The guarantee of a step on single examples is weaker for a person with
+    several; that of a step on units says nothing of an example within one.
+
+    Args:
+        kinds: A list of StepKinds.
+
+    Raises:
+        ValueError: If they do: they compose to no one guarantee.
+    """
+    sizes = sorted({kind.examples_per_unit for kind in kinds})
+    if len(sizes) > 1:
+        raise ValueError(
+            "examples_per_unit must be the same for all steps on one model. "
+            f"Received: steps with {sizes}. Train on one kind of unit from "
+            "untrained weights on."
+        )
+
+
 class StepLedger:
     """Counts steps by kind, and keeps the budget that they must fit in.
 
@@ -118,9 +139,11 @@ class StepLedger:
             kind: What the steps are.
 
         Raises:
-            ValueError: If there are more kinds of steps than rows.
+            ValueError: If there are more kinds of steps than rows, or steps
+                on other units ran before.
         """
         if kind not in self._rows:
+            check_one_unit([kind, *(k for k, _ in self.entries())])
             table = self.to_numpy()
             line = (self._run, *kind._key(), 0.0)
             self._rows[kind] = _append(table, line)

@@ -18,12 +18,15 @@ class PoissonSampling:
     what the accountant's amplification by sampling is proved for.
 
     Attributes:
-        num_examples: Examples in the training set; >= 1; taken as public.
-        sampling_probability: Chance that one example joins one batch; (0, 1].
+        num_examples: Examples, or units of several, in the training set; >= 1;
+            taken as public.
+        sampling_probability: Chance that one of them joins one batch; (0, 1].
+        examples_per_unit: Consecutive examples that join a batch together.
     """
 
     num_examples: int
     sampling_probability: float
+    examples_per_unit: int = 1
 
     def __post_init__(self):
         num_examples = _checks.check_integer(
@@ -31,6 +34,10 @@ class PoissonSampling:
         )
         object.__setattr__(self, "num_examples", num_examples)
         _checks.check_sampling_probability(self.sampling_probability)
+        examples_per_unit = _checks.check_integer(
+            "examples_per_unit", self.examples_per_unit, at_least=1
+        )
+        object.__setattr__(self, "examples_per_unit", examples_per_unit)
 
     @property
     def expected_batch_size(self) -> float:
@@ -38,7 +45,7 @@ class PoissonSampling:
         return self.num_examples * self.sampling_probability
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """Returns the indices of one batch, `[n]` int64, sorted, n >= 0.
+        """Returns the indices of one batch's units, `[n]` int64, sorted.
 
         The size is Binomial(num_examples, sampling_probability) and, given
         its size, every subset is equally likely: the same law as one coin for

@@ -116,11 +116,11 @@ def prepare(
 
 
 def _check_units(dataset, examples_per_unit):
-    if dataset.examples_per_unit != examples_per_unit:
+    if dataset.sampling.examples_per_unit != examples_per_unit:
         raise ValueError(
             "examples_per_unit of the data must be the optimizer's, "
             f"{examples_per_unit}. Received: a PoissonDataset with "
-            f"{dataset.examples_per_unit}. What is sampled and what is clipped "
+            f"{dataset.sampling.examples_per_unit}. What is sampled and what is clipped "
             "must be the same unit."
         )
 

@@ -19,7 +19,11 @@ def make_phases(entries) -> list[accounting.Phase]:
 
     Args:
         entries: From `StepLedger.entries()`.
+
+    Raises:
+        ValueError: If the steps were on units of different sizes.
     """
+    step_ledger.check_one_unit([kind for kind, _ in entries])
     return [
         accounting.Phase(
             noise_multiplier=min(kind.noise_multiplier, _LARGEST_NOISE),
@@ -46,11 +50,10 @@ def make_statement(entries, *, delta: float) -> accounting.PrivacyStatement:
         entries: From `StepLedger.entries()`.
         delta: Probability in (0, 1).
     """
-    sizes = sorted({kind.examples_per_unit for kind, _ in entries})
     unit = "example"
-    if sizes and sizes != [1]:
-        listed = " or ".join(str(size) for size in sizes)
-        unit = f"unit of {listed} consecutive examples"
+    size = entries[0][0].examples_per_unit if entries else 1
+    if size > 1:
+        unit = f"unit of {size} consecutive examples"
     return accounting.make_privacy_statement(
         make_phases(entries),
         delta=delta,

@@ -65,10 +65,10 @@ class PoissonDataset(keras.utils.PyDataset):
         num_examples = _checks.check_integer(
             "num_examples", num_examples, at_least=1, at_most=available
         )
-        self._examples_per_unit = _checks.check_integer(
+        examples_per_unit = _checks.check_integer(
             "examples_per_unit", examples_per_unit, at_least=1
         )
-        num_units = _count_units(num_examples, self._examples_per_unit)
+        num_units = _count_units(num_examples, examples_per_unit)
         expected_batch_size = _checks.check_real(
             "expected_batch_size",
             expected_batch_size,
@@ -79,6 +79,7 @@ class PoissonDataset(keras.utils.PyDataset):
         self._sampling = poisson.PoissonSampling(
             num_examples=num_units,
             sampling_probability=expected_batch_size / num_units,
+            examples_per_unit=examples_per_unit,
         )
         if steps_per_epoch is None:
             steps_per_epoch = math.ceil(num_units / expected_batch_size)
@@ -105,11 +106,6 @@ class PoissonDataset(keras.utils.PyDataset):
         return self._sampling
 
     @property
-    def examples_per_unit(self) -> int:
-        """Consecutive examples that join a batch together."""
-        return self._examples_per_unit
-
-    @property
     def has_fixed_coins(self) -> bool:
         """Whether a seed fixes who joins which batch."""
         return self._seed is not None
@@ -126,8 +122,8 @@ class PoissonDataset(keras.utils.PyDataset):
             self._rng = poisson.make_rng()
             self._process = os.getpid()
         units = self._sampling.draw(self._rng)
-        within = np.arange(self._examples_per_unit)
-        rows = (units[:, None] * self._examples_per_unit + within).reshape(-1)
+        size = self._sampling.examples_per_unit
+        rows = (units[:, None] * size + np.arange(size)).reshape(-1)
         x, y, sample_weight = keras.tree.map_structure(
             lambda source: None if source is None else take(source, rows),
             self._arrays,

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """User-level privacy: one person's examples side by side, as one unit."""
 
+import hashlib
+import secrets
+
 import keras
 import numpy as np
 
@@ -32,7 +35,8 @@ def arrange_units(
         unit_ids: `[N]`; whose example each row is; integers or strings.
         examples_per_unit: k; rows of each unit in the result; >= 1.
         seed: None draws from the operating system's entropy; an int makes the
-            choice of examples repeatable, which costs no privacy.
+            choice of examples repeatable, which costs no privacy: it depends
+            on no other unit.
 
     Returns:
         x, y and sample_weight with `[k * number of units, ...]` rows; the
@@ -63,7 +67,8 @@ def arrange_units(
             f"sample_weight must have shape ({num_rows},). Received: "
             f"{weights.shape}. Weigh steps of a sequence in the loss instead."
         )
-    rows, counted = _choose_rows(ids, count, np.random.default_rng(seed))
+    secret = secrets.token_bytes(32) if seed is None else _as_key(seed)
+    rows, counted = _choose_rows(ids, count, secret)
 
     def take(source):
         return None if source is None else np.asarray(source)[rows]
@@ -72,15 +77,36 @@ def arrange_units(
     return x, y, np.where(counted, weights[rows], np.float32(0.0))
 
 
-def _choose_rows(ids, count: int, rng):
-    """Returns the row at each place, and whether it counts there."""
-    _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
-    shuffled = rng.permutation(len(ids))
-    ordered = shuffled[np.argsort(inverse[shuffled], kind="stable")]
+def _as_key(seed: int) -> bytes:
+    seed = _checks.check_integer("seed", seed)
+    return hashlib.sha256(str(seed).encode()).digest()
+
+
+def _choose_rows(ids, count: int, secret: bytes):
+    """Returns the row at each place, and whether it counts there.
+
+    Which of a unit's rows are kept is drawn from its id and its own rows alone:
+    a unit more or less changes nothing in the others.
+    """
+    names, first, inverse = np.unique(
+        ids, return_index=True, return_inverse=True
+    )
     sizes = np.bincount(inverse)
     starts = np.cumsum(sizes) - sizes
-    place = np.arange(count)[None, :]
+    ordered = np.argsort(inverse, kind="stable")
     in_first_order = np.argsort(first)
-    sizes, starts = sizes[in_first_order], starts[in_first_order]
-    rows = ordered[starts[:, None] + place % sizes[:, None]]
-    return rows.reshape(-1), (place < sizes[:, None]).reshape(-1)
+    rows, counted = [], []
+    for unit in in_first_order:
+        own = ordered[starts[unit] : starts[unit] + sizes[unit]]
+        if len(own) > count:
+            own = own[_draw(names[unit], len(own), count, secret)]
+        rows.append(np.resize(own, count))
+        counted.append(np.arange(count) < len(own))
+    return np.concatenate(rows), np.concatenate(counted)
+
+
+def _draw(name, size: int, count: int, secret: bytes):
+    """Returns `count` of `size` places, in order, for the unit of that id."""
+    digest = hashlib.blake2b(repr(name).encode(), key=secret).digest()
+    rng = np.random.default_rng(int.from_bytes(digest, "little"))
+    return np.sort(rng.choice(size, size=count, replace=False))

@@ -270,6 +270,30 @@ def sum_over_pieces(function, num_rows, piece_size, initial):
     return totals
 
 
+def check_multiple(data, number: int):
+    """Returns `data` once its rows are seen to be a multiple of `number`.
+
+    Args:
+        data: A structure of tensors `[B, ...]`; None stays None.
+        number: What B must be a multiple of.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If it is not, when it is run.
+    """
+    leaves = [t for t in keras.tree.flatten(data) if t is not None]
+    check = tf.debugging.assert_equal(
+        tf.shape(leaves[0])[0] % number,
+        0,
+        "x must hold whole units: a multiple of examples_per_unit="
+        f"{number} rows. Received: another number of rows. Fill up with rows "
+        "of sample_weight 0 (tf_privacy.arrange_units does it).",
+    )
+    with tf.control_dependencies([check] if check is not None else []):
+        return keras.tree.map_structure(
+            lambda t: None if t is None else tf.identity(t), data
+        )
+
+
 def compiled(function):
     """Returns `function` compiled by XLA, once for each set of shapes."""
     return tf.function(function, jit_compile=True, autograph=False)
@@ -324,6 +348,20 @@ def trace(function, specs):
             )
         )
     return graph
+
+
+def output_specs(function, specs):
+    """Returns what `function` maps tensors of given shapes to, as specs.
+
+    Args:
+        function: Called with a structure of symbolic tensors.
+        specs: A structure of `keras.KerasTensor`.
+    """
+    outputs = []
+    trace(lambda inputs: outputs.append(function(inputs)), specs)
+    return keras.tree.map_structure(
+        lambda t: keras.KerasTensor(t.shape, t.dtype.name), outputs[0]
+    )
 
 
 def count_bytes(graph, batch: int) -> int:
@@ -436,15 +474,16 @@ def run_outside_of_graph(function):
         return pool.submit(function).result()
 
 
-def first_row_leak(function, inputs) -> float:
-    """Returns how much the first output row's gradient touches other rows.
+def row_leak(function, inputs, row: int = 0) -> float:
+    """Returns how much one output row's gradient touches other rows.
 
     Args:
         function: Maps a structure of tensors `[B, ...]` to such a structure.
         inputs: Eager tensors; only the floating ones are differentiated.
+        row: Which output row.
 
     Returns:
-        The largest absolute gradient in any row but the first; 0 if none.
+        The largest absolute gradient in any row but that one; 0 if none.
     """
     leaves = [t for t in keras.tree.flatten(inputs) if t.dtype.is_floating]
     with keras.StatelessScope(), tf.GradientTape() as tape:
@@ -452,16 +491,16 @@ def first_row_leak(function, inputs) -> float:
         outputs = keras.tree.flatten(function(inputs))
         total = tf.add_n(
             [
-                tf.reduce_sum(tf.sin(tf.cast(o[:1], tf.float32)))
+                tf.reduce_sum(tf.sin(tf.cast(o[row], tf.float32)))
                 for o in outputs
                 if o.dtype.is_floating and len(o.shape)
             ]
         )
     gradients = tape.gradient(total, leaves) if leaves else []
-    largest = [
-        tf.reduce_max(tf.abs(tf.cast(densify(g), tf.float32)[1:]))
-        for g in gradients
-        if g is not None
+    others = [
+        tf.concat([g[:row], g[row + 1 :]], axis=0)
+        for g in (densify(g) for g in gradients if g is not None)
     ]
+    largest = [tf.reduce_max(tf.abs(tf.cast(g, tf.float32))) for g in others]
     finite = [float(v) for v in largest if tf.math.is_finite(v)]
     return max(finite, default=0.0)
