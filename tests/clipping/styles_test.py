@@ -48,6 +48,27 @@ def test_no_unit_passes_the_bound(make_style, num_groups, l2_norm_clip):
     assert total.max() > 0.5 * l2_norm_clip
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lying(tf_privacy.ClippingStyle):
+    """A style whose factors do not keep its bound."""
+
+    factor: float
+
+    def scale_factors(self, norms, num_groups):
+        """Return the same factor for every unit."""
+        return self.factor * tf.ones_like(norms)
+
+
+@pytest.mark.parametrize("factor", [1e30, 2.0, -2.0, np.inf, -np.inf, np.nan])
+def test_the_bound_holds_whatever_a_style_of_the_users_answers(factor):
+    norms = np.concatenate([[0.0], np.logspace(-15, 15, 200)])
+    style = Lying(l2_norm_clip=0.5, factor=factor)
+    factors, _ = compute(style, norms, norms)
+    clipped = np.array(factors) * norms
+    assert np.all(np.isfinite(clipped))
+    assert np.linalg.norm(clipped, axis=0).max() <= 0.5 * (1 + 1e-6)
+
+
 @pytest.mark.parametrize("make_style", STYLES)
 def test_replacing_a_unit_moves_the_sum_twice_as_far(make_style):
     style = make_style(l2_norm_clip=3.0)

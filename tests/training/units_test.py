@@ -4,6 +4,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import tf_privacy
@@ -129,7 +130,19 @@ def reduce_rows(batch):
     return batch - keras.ops.mean(batch, axis=0, keepdims=True)
 
 
-@pytest.mark.parametrize("function", [mix_rows, reduce_rows])
+def permute_rows(batch):
+    order = keras.random.shuffle(keras.ops.arange(7), seed=1)
+    return keras.ops.take(batch, keras.ops.mod(order, len(batch)), axis=0)
+
+
+def permute_last_rows(batch):
+    return keras.ops.concatenate([batch[:4], batch[:3:-1]], axis=0)
+
+
+MIXING = [mix_rows, reduce_rows, permute_rows, permute_last_rows]
+
+
+@pytest.mark.parametrize("function", MIXING)
 def test_an_augmentation_that_mixes_rows_is_refused(function):
     model, (x, y) = make_model(), make_data()
     augment = tf_privacy.Augmentation(function=function, num_views=2)
@@ -191,6 +204,94 @@ def test_data_and_optimizer_must_mean_the_same_unit():
         private(examples_per_unit=2).fit(data, verbose=0)
 
 
+def test_clipped_sum_sampling_and_optimizer_must_mean_the_same_unit():
+    model = private(examples_per_unit=2, expected_batch_size=6)
+    x, y = make_data()
+    step = tf_privacy.clipped_gradients(model, x, y, l2_norm_clip=CLIP)
+    assert step.clipped_sum.examples_per_unit == 1
+    with pytest.raises(ValueError, match="grads must be of units of"):
+        model.optimizer.apply(step.clipped_sum)
+    step = tf_privacy.clipped_gradients(
+        model, x, y, l2_norm_clip=CLIP, examples_per_unit=2
+    )
+    sampling = tf_privacy.PoissonSampling(
+        num_examples=60, sampling_probability=0.1
+    )
+    with pytest.raises(ValueError, match="sampling must be of units of"):
+        model.optimizer.apply(step.clipped_sum, sampling=sampling)
+    by_unit = tf_privacy.PoissonSampling(
+        num_examples=30, sampling_probability=0.1, examples_per_unit=2
+    )
+    assert model.optimizer.ledger.num_steps() == 0
+    model.optimizer.apply(step.clipped_sum, sampling=by_unit)
+    assert model.optimizer.ledger.num_steps() == 1
+
+
+def test_sums_over_other_units_do_not_add_up():
+    model, (x, y) = make_model(), make_data()
+    one, two = (
+        tf_privacy.clipped_gradients(
+            model, x, y, l2_norm_clip=CLIP, examples_per_unit=count
+        ).clipped_sum
+        for count in (1, 2)
+    )
+    assert (two + two).examples_per_unit == 2
+    with pytest.raises(ValueError, match="same examples_per_unit"):
+        one + two
+
+
+def test_steps_on_other_units_are_refused_on_the_same_weights():
+    model, (x, y) = private(examples_per_unit=2), make_data(60)
+    model.fit(x, y, batch_size=6, epochs=1, verbose=0)
+    other = tf_privacy.DPSGD(0.1, l2_norm_clip=CLIP, noise_multiplier=1.0)
+    with pytest.raises(ValueError, match="examples_per_unit must be the same"):
+        model.compile(other, loss="mse")
+        model.fit(x, y, batch_size=6, epochs=1, verbose=0)
+    assert other.ledger.num_steps() == 5
+
+
+def test_an_incomplete_unit_fails_where_lengths_are_known_in_the_step_only():
+    model = private(examples_per_unit=5, expected_batch_size=2)
+    x, y = make_data(12)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(10)
+    assert data.element_spec[0].shape[0] is None
+    with pytest.raises(tf.errors.InvalidArgumentError, match="whole units"):
+        model.fit(data, epochs=1, verbose=0)
+    # The step that failed may count too: never one too few.
+    assert 1 <= model.optimizer.ledger.num_steps() <= 2
+
+
+def test_an_augmentation_may_change_the_shape():
+    augment = tf_privacy.Augmentation(
+        function=layers.CenterCrop(4, 4), num_views=2
+    )
+    keras.utils.set_random_seed(0)
+    model = tf_privacy.DPSequential([layers.Flatten(), layers.Dense(2)])
+    optimizer = tf_privacy.DPSGD(0.1, l2_norm_clip=CLIP, noise_multiplier=1.0)
+    model.compile(optimizer, loss="mse", augment=augment)
+    x = np.ones((20, 6, 6, 1), "float32")
+    model.fit(x, np.ones((20, 2)), batch_size=4, epochs=1, verbose=0)
+    assert model.layers[-1].kernel.shape == (16, 2)
+    assert model.optimizer.ledger.num_steps() == 5
+
+
+def test_views_are_made_once_in_a_step():
+    calls = []
+
+    def count(batch):
+        calls.append(tf.executing_eagerly())
+        return batch * 1.0
+
+    model, (x, y) = make_model(), make_data()
+    augment = tf_privacy.Augmentation(function=count, num_views=2)
+    for _ in range(2):
+        calls.clear()
+        tf_privacy.clipped_gradients(
+            model, x, y, l2_norm_clip=CLIP, augment=augment
+        )
+    assert calls.count(True) == 1
+
+
 def test_augmented_training_runs_and_is_saved(tmp_path):
     augment = tf_privacy.Augmentation(
         function=layers.GaussianNoise(0.1), num_views=2
@@ -247,6 +348,29 @@ def test_every_unit_gets_its_own_examples_and_no_others():
     np.testing.assert_array_equal(counted.sum(axis=1), [3, 2, 2, 1])
     for rows, kept in zip(y.reshape(4, 3), counted > 0, strict=True):
         assert len(set(rows[kept])) == kept.sum()
+
+
+@pytest.mark.parametrize("dtype", [int, str])
+def test_the_choice_in_one_unit_does_not_depend_on_the_others(dtype):
+    ids = np.repeat([3, 1, 2], 50).astype(dtype)
+    x = np.arange(150.0)
+
+    def kept(keep):
+        chosen, _, _ = tf_privacy.arrange_units(
+            x[keep], unit_ids=ids[keep], examples_per_unit=4, seed=7
+        )
+        return {frozenset(rows) for rows in chosen.reshape(-1, 4)}
+
+    every = kept(np.ones(150, bool))
+    assert len(every) == 3
+    for unit in np.unique(ids):
+        assert kept(ids != unit) < every
+    # The places differ from unit to unit, and from seed to seed.
+    assert len({frozenset(r % 50 for r in rows) for rows in every}) == 3
+    other, _, _ = tf_privacy.arrange_units(
+        x, unit_ids=ids, examples_per_unit=4, seed=8
+    )
+    assert {frozenset(rows) for rows in other.reshape(-1, 4)} != every
 
 
 def test_weights_are_kept():

@@ -82,6 +82,15 @@ class Augmentation:
                 )
         return views, *repeated[1:]
 
+    def one_view(self, x):
+        """Returns one view of each example, unchecked, outside of any graph.
+
+        Args:
+            x: A structure of arrays `[B, ...]`.
+        """
+        with keras.StatelessScope():
+            return self._apply(probe_rows.as_tensors(x))
+
     def view_specs(self, x):
         """Returns shapes and dtypes of the views, without making any.
 

@@ -185,8 +185,8 @@ def _refuse_state(received: str):
     raise ValueError(
         "model must hold no layer that changes its own state while it trains: "
         f"what it learns from the data has no noise. Received: {received}. "
-        "Replace it; for BatchNormalization, use GroupNormalization or "
-        "LayerNormalization."
+        "Replace it; tf_privacy.replace_batch_normalization(model) does so "
+        "for BatchNormalization, by GroupNormalization, the weights kept."
     )
 
 

@@ -9,6 +9,8 @@ import keras
 import numpy as np
 
 from tf_privacy import _checks
+from tf_privacy.clipping import keras_internals
+from tf_privacy.clipping import row_independence
 from tf_privacy.sampling import poisson
 from tf_privacy.training import poisson_dataset
 
@@ -120,8 +122,8 @@ def _check_units(dataset, examples_per_unit):
         raise ValueError(
             "examples_per_unit of the data must be the optimizer's, "
             f"{examples_per_unit}. Received: a PoissonDataset with "
-            f"{dataset.sampling.examples_per_unit}. What is sampled and what is clipped "
-            "must be the same unit."
+            f"{dataset.sampling.examples_per_unit}. What is sampled and what "
+            "is clipped must be the same unit."
         )
 
 
@@ -232,6 +234,27 @@ _SPARSE_LOSSES = (
     keras.losses.sparse_categorical_crossentropy,
     keras.losses.SparseCategoricalCrossentropy,
 )
+
+
+def check_rows(model, source: FitData) -> None:
+    """Checks model and labels on what `fit` was given, before any work.
+
+    Args:
+        model: A compiled model that trains privately.
+        source: From `prepare`.
+
+    Raises:
+        ValueError: If a class label is out of range, or a row of the model's
+            output depends on other rows.
+    """
+    rows = source.example_rows
+    if rows is None:
+        return
+    check_labels(model, source.labels)
+    if model.augmentation is not None:
+        rows = model.augmentation.one_view(rows)
+    keras_internals.build_for(model, rows)
+    row_independence.check_model(model, rows)
 
 
 def check_labels(model, labels) -> None:

@@ -289,7 +289,7 @@ class PrivateTraining:
             validation_data=validation_data,
             examples_per_unit=self.optimizer.examples_per_unit,
         )
-        self._check_source(source)
+        fit_data.check_rows(self, source)
         fit_data.warn_of_raw_monitors(callbacks)
         with self._phase(source.sampling, source.expected_batch_size):
             return super().fit(
@@ -430,13 +430,6 @@ class PrivateTraining:
         """Returns the ledger row and kind of the steps of the running fit."""
         kind = self.optimizer.step_kind(self._private_phase.sampling)
         return self.optimizer.ledger.row_of(kind), kind
-
-    def _check_source(self, source):
-        """Checks model and labels on what `fit` was given, before any work."""
-        if source.example_rows is not None:
-            fit_data.check_labels(self, source.labels)
-            keras_internals.build_for(self, source.example_rows)
-            row_independence.check_model(self, source.example_rows)
 
     def _choose_batch_size(self, x, batch_size):
         if batch_size is not None or not fit_data.is_array_input(x):
