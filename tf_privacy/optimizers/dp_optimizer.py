@@ -300,20 +300,22 @@ class DPOptimizer(keras.optimizers.Optimizer):
         if not self.built:
             with keras.name_scope(self.name):
                 self.build(list(clipped.variables))
-        allowed = self._ledger.allows(row)
-        ops.cond(
-            allowed,
-            lambda: self._release(clipped, row, data_independent_gradients),
-            self._ledger.refuse,
-        )
-        return allowed
-
-    def _release(self, clipped, row, data_independent_gradients):
+        # Outside of the condition, so that the noise is drawn beside the
+        # forward and backward pass; a refused step throws it away.
         noised = gaussian.add_noise(
             clipped,
             noise_multiplier=self._noise_multiplier,
             source=self._source,
         )
+        allowed = self._ledger.allows(row)
+        ops.cond(
+            allowed,
+            lambda: self._release(noised, row, data_independent_gradients),
+            self._ledger.refuse,
+        )
+        return allowed
+
+    def _release(self, noised, row, data_independent_gradients):
         extra = data_independent_gradients or [None] * len(noised.gradients)
         gradients = []
         for noisy, addend, variable in zip(
