@@ -14,7 +14,7 @@ from keras import ops
 from tf_privacy import _checks
 from tf_privacy.clipping import probe_rows
 from tf_privacy.clipping import row_independence
-from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.graphs import graphs
 
 _PACKAGE = "tf_privacy"
 
@@ -98,7 +98,7 @@ class Augmentation:
             x: A structure of tensors `[B, ...]`.
         """
         specs = probe_rows.as_specs(x)
-        return backend.output_specs(self._apply, specs)
+        return graphs.output_specs(self._apply, specs)
 
     def _apply(self, x):
         if isinstance(self.function, keras.layers.Layer):

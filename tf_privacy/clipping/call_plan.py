@@ -23,7 +23,7 @@ import keras
 from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import probe_rows
 from tf_privacy.clipping import rules
-from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.graphs import graphs
 
 PROBE_BATCH = 1009  # A prime that no ordinary axis has.
 
@@ -107,8 +107,8 @@ class _Observer:
         """Runs one call as a node of the tree."""
         _check_steps(layer, args, kwargs)
         if self.root is None:
-            self._graph = backend.current_graph()
-        elif backend.current_graph() is not self._graph:
+            self._graph = graphs.current_graph()
+        elif graphs.current_graph() is not self._graph:
             # Inside a loop or a vectorised map: what happens here belongs to
             # the call that opened it, which is on the stack.
             return call(*args, **kwargs)
@@ -249,7 +249,7 @@ def _loop_reason(nodes, calls, root, graph) -> str:
                 f"layer {node.layer.name!r} draws random numbers and has no "
                 "rule, so it cannot be recomputed"
             )
-    if generic and backend.has_unseeded_random_operation(graph):
+    if generic and graphs.has_unseeded_random_operation(graph):
         return "a layer draws random numbers outside of Keras's generators"
     return ""
 
@@ -278,7 +278,7 @@ def _trace(model, specs, observer):
         ):
             model(inputs, training=True)
 
-    graph = backend.trace(run, specs)
+    graph = graphs.trace(run, specs)
     if state.losses:
         raise ValueError(
             "model must add no loss that depends on the data (add_loss, "
@@ -298,7 +298,7 @@ def _make_plan(model, inputs) -> CallPlan:
         # An error of the model itself is told with the caller's own shapes.
         _trace(model, probe_rows.as_specs(inputs), _Observer(model))
         raise
-    assignment = backend.find_assignment(graph)
+    assignment = graphs.find_assignment(graph)
     if assignment:
         _refuse_state(f"an assignment behind Keras's back, {assignment!r}")
     nodes = _collect(observer.root)

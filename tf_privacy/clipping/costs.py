@@ -11,7 +11,7 @@ from keras import ops
 from tf_privacy.clipping import call_plan
 from tf_privacy.clipping import gradient_terms
 from tf_privacy.clipping import taps
-from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.graphs import graphs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,7 +76,7 @@ def _trace_cost(model, x, plan) -> ModelCost:
         recorder = taps.TapRecorder(plan, lambda tensor: tensor, variables)
         recorder.run(model, inputs, on_update=_ignore)
 
-    graph = backend.trace(forward, call_plan.probe_specs(x))
+    graph = graphs.trace(forward, call_plan.probe_specs(x))
     calls = []
 
     def find_terms(inputs):
@@ -92,11 +92,11 @@ def _trace_cost(model, x, plan) -> ModelCost:
                 )
             )
 
-    backend.trace(find_terms, call_plan.probe_specs(x))
+    graphs.trace(find_terms, call_plan.probe_specs(x))
     stored = sum(cost.stored for call in calls for _, cost in call.terms)
     return ModelCost(
         activation_bytes=math.ceil(
-            backend.count_bytes(graph, call_plan.PROBE_BATCH)
+            graphs.count_bytes(graph, call_plan.PROBE_BATCH)
             / call_plan.PROBE_BATCH
         ),
         term_bytes=4 * stored,

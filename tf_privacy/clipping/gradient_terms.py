@@ -334,7 +334,7 @@ class Gather(Term):
         cotangents = self._cotangents
         sizes = round_off.position_norms(cotangents)
         gram = ops.matmul(cotangents, ops.swapaxes(cotangents, 1, 2))
-        total = ops.sum(ops.einsum("bts,bts->bt", gram, same), axis=1)
+        total = round_off.row_products(gram, same)
         # Only products of equal indices take part, and so in the sizes.
         others = ops.einsum("bts,bs->bt", same, sizes)
         largest = ops.sum(sizes * others, axis=1)
@@ -381,9 +381,7 @@ class Gather(Term):
             picked = ops.take_along_axis(
                 other.instantiate(), self._indices[:, :, None], axis=1
             )
-        return ops.sum(
-            ops.einsum("btd,btd->bt", self._cotangents, picked), axis=1
-        )
+        return round_off.row_products(self._cotangents, picked)
 
     def joined(self, count: int) -> "Gather":
         """Returns the sums of each `count` consecutive gradients."""

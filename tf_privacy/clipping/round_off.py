@@ -5,6 +5,8 @@ import math
 
 from keras import ops
 
+from tf_privacy.clipping.backend import backend
+
 # Smallest normal float32. A square that falls below it is flushed to zero;
 # adding it once for each entry keeps every norm an upper bound, so that a unit
 # with tiny inputs and huge cotangents cannot hide its gradient in an underflow.
@@ -18,36 +20,23 @@ _ROUND_OFF = 2.0**-24
 # Below this fraction of the sum of sizes a Gram sum counts as cancelled.
 _CANCELLED = 2.0**-6
 
-# Longest running sum in one product.
-_LONGEST_SUM = 1024
-
 
 def row_squared_norms(array):
     """Returns `[B]` upper bounds on each row's squared L2 norm."""
     entries = math.prod(d or 1 for d in array.shape[1:])
-    flushed = entries * FLUSHED_SQUARE
-    chunk = _largest_divisor(entries, _LONGEST_SUM)
-    if None in array.shape[1:] or entries > _LONGEST_SUM * chunk:
-        axes = tuple(range(1, len(array.shape)))
-        return ops.sum(ops.square(array), axis=axes) + flushed
-    # A product of matrices reads the rows once; squaring them first would
-    # write them out again, at four times the time on a CPU. In chunks, since
-    # a long running sum loses what is small beside it.
-    rows = ops.reshape(array, (-1, entries // chunk, chunk))
-    return ops.sum(ops.einsum("bnc,bnc->bn", rows, rows), axis=1) + flushed
-
-
-def _largest_divisor(number: int, bound: int) -> int:
-    """Returns the largest divisor of `number` that is at most `bound`."""
-    if number <= bound:
-        return max(number, 1)
-    return next(d for d in range(bound, 0, -1) if number % d == 0)
+    axes = tuple(range(1, len(array.shape)))
+    return backend.squared_norms(array, axes) + entries * FLUSHED_SQUARE
 
 
 def position_norms(array):
     """Returns `[B, T]` upper bounds on the norm at each position."""
     flushed = (array.shape[-1] or 1) * FLUSHED_SQUARE
-    return ops.sqrt(ops.einsum("btc,btc->bt", array, array) + flushed)
+    return ops.sqrt(backend.squared_norms(array, (-1,)) + flushed)
+
+
+def row_products(one, other):
+    """Returns `[B]` inner products of two arrays `[B, T, S]`, row by row."""
+    return ops.sum(ops.sum(one * other, axis=2), axis=1)
 
 
 def with_round_off(total, largest, length: int):
@@ -59,10 +48,13 @@ def with_round_off(total, largest, length: int):
         length: Terms in the inner products that the products were made of.
     """
     total = ops.maximum(total, 0.0)
-    # What a running sum of equal terms loses at worst.
-    lost = _ROUND_OFF * (8.0 + length) * largest
+    # A processor sums in several lanes and in blocks: what that loses when
+    # all terms are equal, and what one running sum loses at worst, which
+    # only counts where little is left of the sum.
+    blocked = _ROUND_OFF * (1.0 + min(length / 4, 256.0))
+    running = _ROUND_OFF * (8.0 + length)
     cancelled = total < _CANCELLED * largest
-    return total + _ROUND_OFF * largest + ops.where(cancelled, lost, 0.0)
+    return total + largest * ops.where(cancelled, blocked + running, blocked)
 
 
 def gram_squared_norms(inputs, cotangents):
@@ -73,7 +65,7 @@ def gram_squared_norms(inputs, cotangents):
     cotangents, scale = _scaled(cotangents * sizes, axis=(1, 2))
     gram_a = ops.matmul(inputs, ops.swapaxes(inputs, 1, 2))
     gram_g = ops.matmul(cotangents, ops.swapaxes(cotangents, 1, 2))
-    total = ops.sum(ops.einsum("bts,bts->bt", gram_a, gram_g), axis=1)
+    total = row_products(gram_a, gram_g)
     sizes = position_norms(inputs) * position_norms(cotangents)
     largest = ops.square(ops.sum(sizes, axis=1))
     length = max(inputs.shape[-1], cotangents.shape[-1])

@@ -18,7 +18,10 @@ from tf_privacy.clipping import probe_rows
 from tf_privacy.clipping.backend import backend
 
 _COMPARED_ROWS = (0, 3, probe_rows.NUM_ROWS - 1)
-_TOLERANCE = 1e-4  # Relative; float32 kernels agree to about 1e-6.
+_TOLERANCE = 1e-4  # Relative; one kernel agrees with itself much closer.
+# A batch of one may take other kernels: a long sum that cancels, or float16,
+# comes out differently. What depends on the size of a batch differs by more.
+_TOLERANCE_ALONE = 1e-2
 _CHECKED = weakref.WeakKeyDictionary()
 _CHECKED_FUNCTIONS = weakref.WeakSet()
 
@@ -201,13 +204,13 @@ def _pick(outputs, num_rows: int, row: int):
     ]
 
 
-def _same(before, after) -> bool:
+def _same(before, after, tolerance: float = _TOLERANCE) -> bool:
     if len(before) != len(after):
         return False
     for a, b in zip(before, after, strict=True):
         scale = np.max(np.abs(a), initial=0.0) + 1e-30
         if a.shape != b.shape or not np.allclose(
-            a, b, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True
+            a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True
         ):
             return False
     return True
@@ -241,7 +244,7 @@ def _compare_alone(model, rows):
         one = keras.tree.map_structure(lambda a, r=row: a[r : r + 1], rows)
         within, trace_within = _run(model, rows, row, training)
         alone, trace_alone = _run(model, one, 0, training)
-        if not _same(within, alone):
+        if not _same(within, alone, _TOLERANCE_ALONE):
             _refuse(model, trace_within, trace_alone)
 
 

@@ -12,6 +12,7 @@ from tf_privacy.clipping import gradient_terms
 from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import merged_terms
 from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.graphs import graphs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,7 +80,7 @@ class TapRecorder:
             on_update(variable, value)
 
         state = keras_internals.ObservedState(self._on_read, update)
-        self._graph = backend.current_graph()
+        self._graph = graphs.current_graph()
         with state, keras_internals.intercepted_calls(model, self._intercept):
             outputs = model(inputs, training=training)
         if len(self.records) != len(self._plan.calls):
@@ -109,7 +110,7 @@ class TapRecorder:
     def _intercept(self, layer, call, args, kwargs):
         if self._depth_in_tapped:
             return call(*args, **kwargs)
-        if backend.current_graph() is not self._graph:
+        if graphs.current_graph() is not self._graph:
             # As in the plan: it belongs to the call that opened the loop.
             return call(*args, **kwargs)
         self._visited.append(layer)

@@ -13,6 +13,7 @@ from tf_privacy.clipping.backend import backend
 from tf_privacy.noise import gaussian
 from tf_privacy.optimizers import budget_error
 from tf_privacy.optimizers import step_ledger
+from tf_privacy.optimizers import units_check
 from tf_privacy.sampling import poisson
 
 _PACKAGE = "tf_privacy"
@@ -245,21 +246,13 @@ class DPOptimizer(keras.optimizers.Optimizer):
             self.check_budget()
 
     def _checked_kind(self, grads, trainable_variables, sampling):
-        if sampling is not None and not isinstance(
-            sampling, poisson.PoissonSampling
-        ):
-            raise TypeError(
-                "sampling must be a PoissonSampling or None. Received: "
-                f"{sampling!r}. Pass PoissonDataset.sampling, or None for "
-                "batches that were made otherwise."
-            )
+        units_check.check_sampling(sampling, self._examples_per_unit)
         if not isinstance(grads, clipped_sum.ClippedSum):
             raise TypeError(
                 "grads must be a ClippedSum. Received: "
                 f"{type(grads).__name__}, gradients that were not clipped one "
                 f"example at a time. {_REMEDY}"
             )
-        _check_units("sampling", sampling, self._examples_per_unit)
         if trainable_variables is not None and [
             id(v) for v in trainable_variables
         ] != [id(v) for v in grads.variables]:
@@ -290,7 +283,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
             NotImplementedError: Under a `tf.distribute` strategy.
         """
         backend.check_one_replica()
-        _check_units("grads", clipped, self._examples_per_unit)
+        units_check.check_units("grads", clipped, self._examples_per_unit)
         if not np.isclose(clipped.l2_sensitivity, self.l2_norm_clip, rtol=1e-9):
             raise ValueError(
                 "l2_norm_clip of the ClippedSum must be the optimizer's, "
@@ -300,8 +293,8 @@ class DPOptimizer(keras.optimizers.Optimizer):
         if not self.built:
             with keras.name_scope(self.name):
                 self.build(list(clipped.variables))
-        # Outside of the condition, so that the noise is drawn beside the
-        # forward and backward pass; a refused step throws it away.
+        # Outside of the condition: drawn beside the forward and backward pass.
+        # A refused step throws the noise away.
         noised = gaussian.add_noise(
             clipped,
             noise_multiplier=self._noise_multiplier,
@@ -499,15 +492,4 @@ def _check_inner(inner_optimizer) -> None:
             "loss_scale_factor must be None: the loss is not scaled by the "
             f"optimizer here. Received: {inner_optimizer.loss_scale_factor}. "
             "Leave it out."
-        )
-
-
-def _check_units(name: str, received, examples_per_unit: int) -> None:
-    if received is not None and received.examples_per_unit != examples_per_unit:
-        raise ValueError(
-            f"{name} must be of units of examples_per_unit="
-            f"{examples_per_unit}, as the optimizer's. Received: "
-            f"{received.examples_per_unit}. What is sampled, clipped and "
-            "accounted for must be the same unit: give examples_per_unit to "
-            "the optimizer, to the data and to clipped_gradients alike."
         )

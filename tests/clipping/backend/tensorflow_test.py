@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of what the engine asks of TensorFlow."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -63,45 +62,6 @@ def test_row_gradients_for_any_number_of_rows(num_rows):
     expected = np.einsum("bi,bj->bij", rows, cotangents * slopes)
     assert got.shape == (num_rows, 3, 3)
     np.testing.assert_allclose(got, expected, 1e-5, 1e-6)
-
-
-@pytest.mark.parametrize(
-    "make, stateful",
-    [
-        (lambda: tf.random.normal((2,)), True),
-        (lambda: tf.random.uniform((2,)), True),
-        (lambda: tf.random.truncated_normal((2,)), True),
-        (lambda: tf.random.gamma((2,), 1.0), True),
-        (lambda: tf.random.poisson((2,), 1.0), True),
-        (lambda: tf.random.categorical([[0.5, 0.5]], 1), True),
-        (lambda: tf.random.shuffle(tf.range(3)), True),
-        (lambda: tf.nn.dropout(tf.ones(3), 0.5), True),
-        (
-            lambda: tf.nn.experimental.stateless_dropout(
-                tf.ones(3), 0.5, seed=[1, 2]
-            ),
-            False,
-        ),
-        (lambda: tf.random.stateless_normal((2,), seed=[1, 2]), False),
-        (lambda: keras.random.normal((2,), seed=1), False),
-        (lambda: tf.ones(3) + 1.0, False),
-        (
-            lambda: tf.map_fn(
-                lambda row: row + tf.random.normal(()), tf.ones(3)
-            ),
-            True,
-        ),
-    ],
-)
-def test_random_operations_with_state_of_their_own_are_seen(make, stateful):
-    graph = backend.trace(lambda specs: make(), [])
-    assert backend.has_unseeded_random_operation(graph) is stateful
-
-
-def test_a_generator_of_tensorflow_is_seen():
-    generator = tf.random.Generator.from_seed(1)
-    graph = backend.trace(lambda specs: generator.normal((2,)), [])
-    assert backend.has_unseeded_random_operation(graph)
 
 
 @tf.custom_gradient
