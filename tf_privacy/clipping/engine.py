@@ -128,6 +128,10 @@ def clipped_gradients(
 def clip_prepared(model, data, settings: ClipSettings, counted=None):
     """Returns the ClippedStep of one batch.
 
+    A batch of no rows, which Poisson sampling makes now and then, goes through
+    the model as one unit of zeros that does not count: TensorFlow's own
+    convolutions return a wrong shape for no rows on some processors.
+
     Args:
         model: A `keras.Model`.
         data: From `prepare_data`.
@@ -135,6 +139,28 @@ def clip_prepared(model, data, settings: ClipSettings, counted=None):
         counted: `[U]` bool; false for padding, which adds nothing. None counts
             every unit.
     """
+    rows = next(t for t in keras.tree.flatten(data) if t is not None)
+    if rows.shape[0]:
+        return _clip_rows(model, data, settings, counted)
+    num_rows = ops.shape(rows)[0]
+    num_units = num_rows // settings.rows_per_unit
+    data = backend.fill_if_empty(data, settings.rows_per_unit)
+    filled = backend.fill_if_empty(rows, settings.rows_per_unit)
+    places = ops.arange(
+        ops.shape(filled)[0] // settings.rows_per_unit, dtype="int32"
+    )
+    present = places < num_units
+    if counted is not None:
+        present = present & backend.fill_if_empty(counted, 1)
+    step = _clip_rows(model, data, settings, present)
+    return ClippedStep(
+        clipped_sum=step.clipped_sum,
+        y_pred=keras.tree.map_structure(lambda t: t[:num_rows], step.y_pred),
+        norms=step.norms[:num_units],
+    )
+
+
+def _clip_rows(model, data, settings, counted):
     x, y, sample_weight = data
     loss = _without_weights(settings.loss or compiled_loss(model), model)
     keras_internals.build_for(model, x)

@@ -52,7 +52,7 @@ def with_round_off(total, largest, length: int):
     # all terms are equal, and what one running sum loses at worst, which
     # only counts where little is left of the sum.
     blocked = _ROUND_OFF * (1.0 + min(length / 4, 256.0))
-    running = _ROUND_OFF * (8.0 + length)
+    running = _ROUND_OFF * (8.0 + min(length, 1024))
     cancelled = total < _CANCELLED * largest
     return total + largest * ops.where(cancelled, blocked + running, blocked)
 

@@ -7,6 +7,7 @@ from concurrent import futures
 
 import keras
 import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
 
 OPERATION_ERRORS = (tf.errors.OpError,)
 
@@ -244,6 +245,10 @@ def squared_norms(array, axes):
         array: A float32 tensor.
         axes: A tuple of axes.
     """
+    graph = tf.compat.v1.get_default_graph()
+    if control_flow_util.GraphOrParentsInXlaContext(graph):
+        # XLA has no such operation, and makes one pass of the two by itself.
+        return tf.reduce_sum(tf.square(array), axes)
     return tf.square(tf.math.reduce_euclidean_norm(array, axes))
 
 
@@ -281,6 +286,40 @@ def sum_over_pieces(function, num_rows, piece_size, initial):
         parallel_iterations=1,
     )
     return totals
+
+
+def fill_if_empty(data, num_rows: int):
+    """Returns `data`, or rows of zeros where it has no rows.
+
+    Args:
+        data: A structure of tensors `[B, ...]`; None stays None.
+        num_rows: How many rows of zeros.
+    """
+
+    def zeros(tensor):
+        shape = [num_rows, *tensor.shape[1:]]
+        for axis, size in enumerate(shape):
+            if size is None:  # Known in the step only, and may be 0 there.
+                shape[axis] = tf.maximum(tf.shape(tensor)[axis], 1)
+        return tf.zeros(shape, tensor.dtype)
+
+    leaves = [t for t in keras.tree.flatten(data) if t is not None]
+    if leaves[0].shape[0] == 0:
+        filled = [zeros(t) for t in leaves]
+    else:
+        filled = tf.cond(
+            tf.equal(tf.shape(leaves[0])[0], 0),
+            lambda: [zeros(t) for t in leaves],
+            lambda: [tf.identity(t) for t in leaves],
+        )
+    remaining = iter(filled)
+
+    def take(before):
+        if before is None:
+            return None
+        return tf.ensure_shape(next(remaining), (None, *before.shape[1:]))
+
+    return keras.tree.map_structure(take, data)
 
 
 def check_multiple(data, number: int):
