@@ -3,8 +3,8 @@
 
 The transformer over the length of a sequence and over its width, the MLP over
 the batch, and the MNIST CNN over batches so large that the private step sends
-them through the model in pieces, in memory that grows far slower than the
-batch. The columns are those of `benchmarks.step_cost`.
+them through the model in pieces, once of the size that the library chooses and
+once of 256 rows. The columns are those of `benchmarks.step_cost`.
 
     python -m benchmarks.growth --sweeps=length,logical_batch
 """
@@ -37,6 +37,11 @@ _SWEEPS = {
     ),
     "logical_batch": (
         functools.partial(steps.Case, model="mnist_cnn"),
+        "batch_size",
+        (1024, 4096, 16384),
+    ),
+    "pieces_of_256": (
+        functools.partial(steps.Case, model="mnist_cnn", microbatch_size=256),
         "batch_size",
         (1024, 4096, 16384),
     ),

@@ -26,6 +26,7 @@ flags.DEFINE_bool("private", False, "Whether the step is private.")
 flags.DEFINE_enum("optimizer", "sgd", ["sgd", "adam"], "Which optimizer.")
 flags.DEFINE_integer("length", 128, "Tokens; the transformer only.")
 flags.DEFINE_integer("width", 128, "Features; the transformer only.")
+flags.DEFINE_integer("microbatch_size", 0, "Rows of a piece; 0: automatic.")
 
 _PROCESS = pathlib.Path("/proc/self")
 _RESET_PEAK = "5"
@@ -48,6 +49,7 @@ def main(argv):
         optimizer=FLAGS.optimizer,
         length=FLAGS.length,
         width=FLAGS.width,
+        microbatch_size=FLAGS.microbatch_size,
     )
     batch = steps.make_batch(case)
     tiny = steps.make_batch(case, batch_size=2)

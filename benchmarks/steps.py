@@ -32,6 +32,8 @@ class Case:
         optimizer: "sgd" or "adam".
         length: Tokens of a sequence; the transformer only.
         width: Features of a token; the transformer only.
+        microbatch_size: Rows of a piece of the private step; 0 leaves it to
+            the library, as the default does.
     """
 
     model: str
@@ -39,6 +41,7 @@ class Case:
     optimizer: str = "sgd"
     length: int = 128
     width: int = 128
+    microbatch_size: int = 0
 
     def workload(self):
         """Returns the `models.Workload`."""
@@ -107,6 +110,7 @@ def make_step(case: Case, batch, *, private: bool, jit_compile: bool = False):
             noise_multiplier=1.0,
             # It decides whether the batch is split.
             expected_batch_size=case.batch_size,
+            microbatch_size=case.microbatch_size or "auto",
         )
     else:
         optimizer = _ORDINARY[case.optimizer]()
