@@ -252,6 +252,50 @@ def squared_norms(array, axes):
     return tf.square(tf.math.reduce_euclidean_norm(array, axes))
 
 
+def products_of_rows(left, right):
+    """Returns `[B, C, D]`: left[b]^T right[b].
+
+    Args:
+        left: `[B, P, C]`.
+        right: `[B, P, D]`.
+    """
+    return tf.matmul(left, right, transpose_a=True)
+
+
+def extract_patches(images, sizes, strides, dilation_rates):
+    """Returns `[B, rows, columns, height * width * C]`, windows as channels.
+
+    Args:
+        images: `[B, rows, columns, C]`.
+        sizes: (height, width) of a window.
+        strides: From one window to the next.
+        dilation_rates: From one place of a window to the next.
+    """
+    return tf.image.extract_patches(
+        images,
+        sizes=(1, *sizes, 1),
+        strides=(1, *strides, 1),
+        rates=(1, *dilation_rates, 1),
+        padding="VALID",
+    )
+
+
+def in_sequence(functions):
+    """Returns what each function returns, each begun when the last is done.
+
+    Bounds memory: a graph runs what does not wait, and so may make the
+    intermediate values of all of them before the first result.
+
+    Args:
+        functions: A list of functions without arguments.
+    """
+    results = []
+    for function in functions:
+        with tf.control_dependencies(results[-1:]):
+            results.append(function())
+    return results
+
+
 def densify(tensor):
     """Returns a dense tensor for what may be `tf.IndexedSlices`."""
     return tf.convert_to_tensor(tensor)

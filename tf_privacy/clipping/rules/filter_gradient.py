@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The per-example gradients of a kernel that slides over its input.
 
-Measured on 2 CPU cores, in units of the gradient summed over the batch: a loop
-over the examples with the backend's own gradient costs 0.8 to 2.9, batched
-products on the windows of all examples 1.1 to 5. Where the kernel is large and
-has few positions, writing the examples' gradients out dominates (5 to 12):
-taking their norms in the loop and the sum afresh costs 2.5 to 5.9 there, Gram
-matrices 1.7 to 3. In three dimensions and in groups it is the backend's
-gradient that is slow: products on the windows of one example at a time cost
-0.02 to 0.7 there, and 2.3 at worst.
+Measured on two machines of 2 CPU cores, in units of the gradient summed over
+the batch. A loop over the examples with the backend's own gradient costs 0.8 to
+2.9 on one; on the other each turn takes 0.1 ms more, which makes it 2.4 to 20
+on small images. Products of the windows of all examples cost 1.1 to 5 on both.
+With strides above one, where windows are slow to cut out one by one, patches
+cost 2 to 5. So the loop is left to what takes long for one example.
+
+Where the kernel is large and has few positions, writing the examples' gradients
+out dominates (5 to 12): taking their norms first and the sum afresh costs 2.5
+to 5.9 there, Gram matrices 1.7 to 3. In three dimensions and in groups it is
+the backend's gradient that is slow: products on the windows of one example at a
+time cost 0.02 to 0.7 there, and 2.3 at worst.
 """
 
+import functools
 import math
 
 from keras import ops
 
 from tf_privacy.clipping import gradient_terms
+from tf_privacy.clipping import round_off
 from tf_privacy.clipping.backend import backend
 from tf_privacy.clipping.rules import rule
 
@@ -23,6 +29,11 @@ from tf_privacy.clipping.rules import rule
 # memory; with few positions it is faster not to from 0.5 MB on.
 _MAX_KEPT = 2**20
 _MAX_KEPT_OF_FEW = 2**17
+
+# An example's gradient of more multiplications is left to the backend: the
+# loop over the examples then costs little beside it.
+_LONG = 25 * 10**6
+_LONG_WITH_STRIDES = 4 * 10**6
 
 # With more positions than few, a Gram sum of unrelated products counts as
 # cancelled: its upper bound is above the norm by more than round-off.
@@ -132,10 +143,18 @@ class _ConvolvedTerm(gradient_terms.Term):
 
         def squared_norm(padded, cotangent):
             gradient = self._gradient(padded, cotangent)
-            term = gradient_terms.Instantiated(gradient[None])
-            return term.squared_norms()[0]
+            return round_off.row_squared_norms(gradient[None])[0]
 
-        return self._map_units(squared_norm, ())
+        if self._takes_long():
+            return self._map_units(squared_norm, ())
+        return sum(
+            backend.in_sequence(
+                [
+                    lambda p=product: round_off.row_squared_norms(p())
+                    for product in self._products()
+                ]
+            )
+        )
 
     def weighted_sum(self, factors, keep=None):
         """Returns `sum_b factors[b] * gradients[b]`, of the kernel's shape.
@@ -155,7 +174,10 @@ class _ConvolvedTerm(gradient_terms.Term):
 
     def instantiate(self):
         """Returns the gradients, `[B, *shape]`."""
-        return self._map_units(self._gradient, self._shape)
+        if self._takes_long():
+            return self._map_units(self._gradient, self._shape)
+        parts = backend.in_sequence(self._products())
+        return ops.reshape(ops.concatenate(parts, axis=1), (-1, *self._shape))
 
     def joined(self, count: int) -> "_ConvolvedTerm":
         """Returns the sums of each `count` consecutive gradients.
@@ -180,6 +202,43 @@ class _ConvolvedTerm(gradient_terms.Term):
             multiplications=(self._num_rows * num_outputs + 1) * size,
             stored=0,
         )
+
+    def _takes_long(self) -> bool:
+        strides = max(self._windows.strides) > 1
+        return self.cost().multiplications > (
+            _LONG_WITH_STRIDES if strides else _LONG
+        )
+
+    def _products(self):
+        """Returns functions without arguments, each of them for some places.
+
+        Their results, `[U, places * C, D]`, are the units' gradients, one
+        after the other along axis 1.
+        """
+        width, filters = self._shape[-2:]
+        positions = self._num_rows * math.prod(self._windows.num_outputs)
+        cotangent = ops.reshape(self._cotangent, (-1, positions, filters))
+
+        def product(window):
+            window = window()
+            places = window.shape[-1] // width
+            rows = ops.reshape(window, (-1, positions, places * width))
+            return backend.products_of_rows(rows, cotangent)
+
+        if max(self._windows.strides) > 1:
+            cuts = [self._patches]
+        else:
+            cuts = self._windows.cuts(self._padded)
+        return [functools.partial(product, cut) for cut in cuts]
+
+    def _patches(self):
+        """Returns all places of the kernel side by side, as channels."""
+        places, padded = self._windows, self._padded
+        settings = [places.kernel_size, places.strides, places.dilation_rate]
+        if len(places.num_outputs) == 1:
+            padded = padded[:, None]
+            settings = [(1, *setting) for setting in settings]
+        return backend.extract_patches(padded, *settings)
 
     def _map_units(self, function, shape):
         units = [

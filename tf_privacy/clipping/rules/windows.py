@@ -49,6 +49,14 @@ class Windows:
             A list, the kernel's last axis fastest, of
             `[B, *num_outputs, C]`.
         """
+        return [cut() for cut in self.cuts(padded)]
+
+    def cuts(self, padded):
+        """Returns functions without arguments that give what `extract` lists.
+
+        Args:
+            padded: `[B, *spatial, C]`, from `pad`.
+        """
         slices = [
             [
                 slice(k * dilation, k * dilation + (n - 1) * stride + 1, stride)
@@ -63,7 +71,7 @@ class Windows:
             )
         ]
         return [
-            padded[(slice(None), *places)]
+            lambda places=places: padded[(slice(None), *places)]
             for places in itertools.product(*slices)
         ]
 
