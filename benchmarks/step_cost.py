@@ -5,8 +5,8 @@ Both are the step that `fit` runs, forward pass to weight update, on the same
 batch of the same model. The ordinary step is timed with and without XLA and
 the faster one is the floor. All steps are interleaved in one process, so that
 a machine whose speed drifts slows all of them; ratios of medians are printed.
-Memory is the peak of one step, each measured in its own process; the ordinary
-one without XLA.
+Memory is the peak of one step, each measured in its own process, the ordinary
+one without XLA and both without oneDNN.
 
     python -m benchmarks.step_cost --models=mlp,lstm --batch_sizes=64,256
 """

@@ -4,7 +4,9 @@
 It is the most resident memory that two steps on the batch reach, less what the
 process held before them. Before them come steps on 2 and on 3 rows: they load
 everything, and leave the step traced for any number of rows, so that tracing
-is not counted. Linux with glibc only. The ordinary step is not compiled by XLA.
+is not counted. Linux with glibc only, and with TF_ENABLE_ONEDNN_OPTS=0, as
+`benchmarks.steps` sets it: oneDNN's allocator keeps what it once had. The
+ordinary step is not compiled by XLA.
 
     python -m benchmarks.step_memory --model=mlp --batch_size=256 --private
 """

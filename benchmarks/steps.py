@@ -3,6 +3,7 @@
 
 import dataclasses
 import functools
+import os
 import subprocess
 import sys
 
@@ -181,6 +182,9 @@ def measure_memory(case: Case, *, private: bool) -> int:
         [sys.executable, "-m", "benchmarks.step_memory", *arguments],
         capture_output=True,
         text=True,
+        # oneDNN's allocator never gives memory back: what the steps before
+        # have used would be hidden.
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"},
     )
     if done.returncode:
         raise RuntimeError(
