@@ -20,6 +20,9 @@ KINDS = {
     "outer product": ((4, 4), (2, 2), (2, 2), (1, 1), "same", 8, 16, 1),
     "point": ((7, 6), (1, 1), (2, 3), (1, 1), "valid", 3, 4, 1),
     "convolved": ((7, 7), (2, 2), (1, 1), (1, 1), "same", 128, 257, 1),
+    "strides": ((9, 8), (4, 5), (2, 3), (1, 1), "same", 3, 4, 1),
+    "line": ((13,), (5,), (3,), (1,), "same", 3, 4, 1),
+    "not kept": ((13, 13), (3, 3), (2, 2), (1, 1), "same", 64, 257, 1),
     "groups": ((7, 6), (3, 2), (2, 1), (1, 1), "same", 4, 6, 2),
     "volume": ((4, 3, 5), (2, 2, 3), (1, 2, 1), (1, 1, 1), "same", 2, 3, 1),
 }
@@ -136,9 +139,20 @@ def test_a_hostile_row_stays_alone(kind, value):
 def test_form():
     forms = {kind: type(Example(kind).term()) for kind in KINDS}
     assert forms.pop("convolved") is filter_gradient._ConvolvedTerm
+    assert forms.pop("not kept") is filter_gradient._ConvolvedTerm
     assert forms.pop("outer product") is gradient_terms.OuterProduct
     assert forms.pop("point") is gradient_terms.OuterProduct
     assert set(forms.values()) == {gradient_terms.Instantiated}
+
+
+@pytest.mark.parametrize("kind", ["kept", "strides", "line", "not kept"])
+def test_the_loop_over_examples_is_the_same(kind, monkeypatch):
+    monkeypatch.setattr(filter_gradient, "_LONG", 0)
+    example = Example(kind)
+    expected = example.gradients()
+    term = example.term()
+    np.testing.assert_allclose(term.squared_norms(), norms_of(expected), 1e-5)
+    np.testing.assert_allclose(term.instantiate(), expected, 1e-4, 1e-4)
 
 
 def test_a_large_kernel_holds_no_gradients():

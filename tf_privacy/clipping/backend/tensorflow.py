@@ -262,24 +262,6 @@ def products_of_rows(left, right):
     return tf.matmul(left, right, transpose_a=True)
 
 
-def extract_patches(images, sizes, strides, dilation_rates):
-    """Returns `[B, rows, columns, height * width * C]`, windows as channels.
-
-    Args:
-        images: `[B, rows, columns, C]`.
-        sizes: (height, width) of a window.
-        strides: From one window to the next.
-        dilation_rates: From one place of a window to the next.
-    """
-    return tf.image.extract_patches(
-        images,
-        sizes=(1, *sizes, 1),
-        strides=(1, *strides, 1),
-        rates=(1, *dilation_rates, 1),
-        padding="VALID",
-    )
-
-
 def in_sequence(functions):
     """Returns what each function returns, each begun when the last is done.
 

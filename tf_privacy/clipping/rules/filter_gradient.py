@@ -4,9 +4,9 @@
 Measured on two machines of 2 CPU cores, in units of the gradient summed over
 the batch. A loop over the examples with the backend's own gradient costs 0.8 to
 2.9 on one; on the other each turn takes 0.1 ms more, which makes it 2.4 to 20
-on small images. Products of the windows of all examples cost 1.1 to 5 on both.
-With strides above one, where windows are slow to cut out one by one, patches
-cost 2 to 5. So the loop is left to what takes long for one example.
+on small images. Products of the windows of all examples cost 1.1 to 5 on both,
+with strides above one 2 to 4. So the loop is left to what takes long for one
+example.
 
 Where the kernel is large and has few positions, writing the examples' gradients
 out dominates (5 to 12): taking their norms first and the sum afresh costs 2.5
@@ -33,7 +33,6 @@ _MAX_KEPT_OF_FEW = 2**17
 # An example's gradient of more multiplications is left to the backend: the
 # loop over the examples then costs little beside it.
 _LONG = 25 * 10**6
-_LONG_WITH_STRIDES = 4 * 10**6
 
 # With more positions than few, a Gram sum of unrelated products counts as
 # cancelled: its upper bound is above the norm by more than round-off.
@@ -147,11 +146,16 @@ class _ConvolvedTerm(gradient_terms.Term):
 
         if self._takes_long():
             return self._map_units(squared_norm, ())
+
+        def norms(place, product):
+            own = self._windows.cut_folded(product(), place)
+            return round_off.row_squared_norms(own)
+
         return sum(
             backend.in_sequence(
                 [
-                    lambda p=product: round_off.row_squared_norms(p())
-                    for product in self._products()
+                    functools.partial(norms, place, product)
+                    for place, product in enumerate(self._products())
                 ]
             )
         )
@@ -176,8 +180,7 @@ class _ConvolvedTerm(gradient_terms.Term):
         """Returns the gradients, `[B, *shape]`."""
         if self._takes_long():
             return self._map_units(self._gradient, self._shape)
-        parts = backend.in_sequence(self._products())
-        return ops.reshape(ops.concatenate(parts, axis=1), (-1, *self._shape))
+        return self._windows.unfold(backend.in_sequence(self._products()))
 
     def joined(self, count: int) -> "_ConvolvedTerm":
         """Returns the sums of each `count` consecutive gradients.
@@ -204,41 +207,25 @@ class _ConvolvedTerm(gradient_terms.Term):
         )
 
     def _takes_long(self) -> bool:
-        strides = max(self._windows.strides) > 1
-        return self.cost().multiplications > (
-            _LONG_WITH_STRIDES if strides else _LONG
-        )
+        return self.cost().multiplications > _LONG
 
     def _products(self):
-        """Returns functions without arguments, each of them for some places.
+        """Returns a function without arguments for each folded place.
 
-        Their results, `[U, places * C, D]`, are the units' gradients, one
-        after the other along axis 1.
+        Their results are `[U, prod(strides) * C, D]`, the units' gradients at
+        that place: see `Windows.fold`.
         """
-        width, filters = self._shape[-2:]
-        positions = self._num_rows * math.prod(self._windows.num_outputs)
+        places = self._windows.folded()
+        positions = self._num_rows * math.prod(places.num_outputs)
+        filters = self._shape[-1]
         cotangent = ops.reshape(self._cotangent, (-1, positions, filters))
+        folded = self._windows.fold(self._padded)
 
-        def product(window):
-            window = window()
-            places = window.shape[-1] // width
-            rows = ops.reshape(window, (-1, positions, places * width))
+        def product(cut):
+            rows = ops.reshape(cut(), (-1, positions, folded.shape[-1]))
             return backend.products_of_rows(rows, cotangent)
 
-        if max(self._windows.strides) > 1:
-            cuts = [self._patches]
-        else:
-            cuts = self._windows.cuts(self._padded)
-        return [functools.partial(product, cut) for cut in cuts]
-
-    def _patches(self):
-        """Returns all places of the kernel side by side, as channels."""
-        places, padded = self._windows, self._padded
-        settings = [places.kernel_size, places.strides, places.dilation_rate]
-        if len(places.num_outputs) == 1:
-            padded = padded[:, None]
-            settings = [(1, *setting) for setting in settings]
-        return backend.extract_patches(padded, *settings)
+        return [functools.partial(product, cut) for cut in places.cuts(folded)]
 
     def _map_units(self, function, shape):
         units = [
