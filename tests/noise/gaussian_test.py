@@ -95,6 +95,21 @@ def test_noise_differs_between_draws_variables_and_entries(noise):
         check_uncorrelated(flat[lag:] ** 2, flat[:-lag] ** 2)
 
 
+def test_large_variables_get_noise_of_their_own():
+    # An odd number of values, two large variables alike and a small one between.
+    size = 2**18 + 1
+    source = gaussian.NoiseSource()
+    clipped = make_sum((size,), (7,), (size,))
+    first, second = draw(source, clipped), draw(source, clipped)
+    assert [n.shape for n in first] == [(size,), (7,), (size,)]
+    arrays = [first[0], first[2], second[0], second[2]]
+    for i, a in enumerate(arrays):
+        normality.check_stddev(a, 1.0)
+        for b in arrays[:i]:
+            check_uncorrelated(a, b)
+    assert len(np.unique(np.concatenate([first[1], second[1]]))) >= 13
+
+
 def test_small_variables_get_noise_of_their_own(noise):
     small = [np.concatenate([n.ravel() for n in d[2:]]) for d in noise]
     values = np.concatenate(small)

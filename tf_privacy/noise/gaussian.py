@@ -20,6 +20,9 @@ from tf_privacy.noise.backend import backend
 # numbers of float32, 1e-38 to 3e38.
 _SMALLEST_STDDEV, _LARGEST_STDDEV = 1e-30, 1e30
 
+# Variables of fewer entries share one draw, larger ones have one each.
+_LARGE = 2**18
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class NoisedSum:
@@ -75,7 +78,7 @@ class NoiseSource:
         return NoiseSource, (self._seed,)
 
     def normal(self, shapes):
-        """Returns independent standard normal values, in one draw.
+        """Returns independent standard normal values.
 
         Args:
             shapes: A list of shapes.
@@ -90,12 +93,22 @@ class NoiseSource:
             self._generator.restart(_draw_words())
             self._process = os.getpid()
         sizes = [math.prod(shape) for shape in shapes]
-        flat = self._generator.normal(sum(sizes))
-        ends = np.cumsum(sizes)
-        return [
-            ops.reshape(flat[end - size : end], shape)
-            for size, end, shape in zip(sizes, ends, shapes, strict=True)
+        small = [size for size in sizes if size < _LARGE]
+        large = [size for size in sizes if size >= _LARGE]
+        shared, *own = self._generator.normals([sum(small), *large])
+        own, ends = iter(own), iter(np.cumsum(small))
+        flat = [
+            next(own) if size >= _LARGE else _slice_to(shared, next(ends), size)
+            for size in sizes
         ]
+        return [
+            ops.reshape(values, shape)
+            for values, shape in zip(flat, shapes, strict=True)
+        ]
+
+
+def _slice_to(values, end: int, size: int):
+    return values[end - size : end]
 
 
 def _draw_words() -> list[int]:

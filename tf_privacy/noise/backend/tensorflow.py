@@ -31,15 +31,30 @@ class CounterGenerator:
         with tf.init_scope():
             self._generator.state.assign(_as_state(words))
 
-    def normal(self, num_values: int):
-        """Returns `[num_values]` float32 standard normals, never repeated.
+    def normals(self, sizes):
+        """Returns float32 standard normals, never repeated.
+
+        One array after the other: all at once would hold the intermediate
+        values of all, several times the memory.
+
+        Args:
+            sizes: How many in each array, a list.
+
+        Returns:
+            A list of `[size]` tensors.
+        """
+        arrays = []
+        for size in sizes:
+            with tf.control_dependencies(arrays[-1:]):
+                arrays.append(self._normal(size))
+        return arrays
+
+    def _normal(self, num_values: int):
+        """Returns `[num_values]` normals.
 
         Box-Muller on 32-bit integers: two thirds of the time of TensorFlow's
         own normal on a CPU, and a tail up to 6.7 standard deviations where 23
         random bits end at 5.6.
-
-        Args:
-            num_values: How many.
         """
         half = (num_values + 1) // 2
         bits = self._generator.uniform_full_int((2, half), dtype=tf.int32)
