@@ -96,7 +96,7 @@ def test_noise_differs_between_draws_variables_and_entries(noise):
 
 
 def test_large_variables_get_noise_of_their_own():
-    # An odd number of values, two large variables alike and a small one between.
+    # An odd number of values; a small variable between two large ones.
     size = 2**18 + 1
     source = gaussian.NoiseSource()
     clipped = make_sum((size,), (7,), (size,))
