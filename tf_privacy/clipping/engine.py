@@ -139,17 +139,14 @@ def clip_prepared(model, data, settings: ClipSettings, counted=None):
         counted: `[U]` bool; false for padding, which adds nothing. None counts
             every unit.
     """
-    rows = next(t for t in keras.tree.flatten(data) if t is not None)
+    rows = _first_leaf(data)
     if rows.shape[0]:
         return _clip_rows(model, data, settings, counted)
     num_rows = ops.shape(rows)[0]
     num_units = num_rows // settings.rows_per_unit
     data = backend.fill_if_empty(data, settings.rows_per_unit)
-    filled = backend.fill_if_empty(rows, settings.rows_per_unit)
-    places = ops.arange(
-        ops.shape(filled)[0] // settings.rows_per_unit, dtype="int32"
-    )
-    present = places < num_units
+    num_filled = ops.shape(_first_leaf(data))[0] // settings.rows_per_unit
+    present = ops.arange(num_filled, dtype="int32") < num_units
     if counted is not None:
         present = present & backend.fill_if_empty(counted, 1)
     step = _clip_rows(model, data, settings, present)
@@ -158,6 +155,10 @@ def clip_prepared(model, data, settings: ClipSettings, counted=None):
         y_pred=keras.tree.map_structure(lambda t: t[:num_rows], step.y_pred),
         norms=step.norms[:num_units],
     )
+
+
+def _first_leaf(data):
+    return next(t for t in keras.tree.flatten(data) if t is not None)
 
 
 def _clip_rows(model, data, settings, counted):

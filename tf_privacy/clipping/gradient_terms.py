@@ -334,11 +334,13 @@ class Gather(Term):
         cotangents = self._cotangents
         sizes = round_off.position_norms(cotangents)
         gram = ops.matmul(cotangents, ops.swapaxes(cotangents, 1, 2))
-        total = round_off.row_products(gram, same)
+        total, summed = round_off.row_products(gram, same)
         # Only products of equal indices take part, and so in the sizes.
         others = ops.einsum("bts,bs->bt", same, sizes)
         largest = ops.sum(sizes * others, axis=1)
-        return round_off.with_round_off(total, largest, cotangents.shape[-1])
+        return round_off.with_round_off(
+            total, summed, largest, cotangents.shape[-1]
+        )
 
     def weighted_sum(self, factors, keep=None):
         """Returns `sum_b factors[b] * gradients[b]`, `[V, D]`.
@@ -381,7 +383,8 @@ class Gather(Term):
             picked = ops.take_along_axis(
                 other.instantiate(), self._indices[:, :, None], axis=1
             )
-        return round_off.row_products(self._cotangents, picked)
+        inner, _ = round_off.row_products(self._cotangents, picked)
+        return inner
 
     def joined(self, count: int) -> "Gather":
         """Returns the sums of each `count` consecutive gradients."""

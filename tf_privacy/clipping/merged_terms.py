@@ -63,8 +63,9 @@ class LookupSum(gradient_terms.Term):
         inner = self._lookup.inner_products(self._other)
         total = lookup + 2.0 * inner + other
         largest = ops.square(ops.sqrt(lookup) + ops.sqrt(other))
+        summed = lookup + 2.0 * ops.abs(inner) + other
         return round_off.with_round_off(
-            total, largest, self._lookup.num_products
+            total, summed, largest, self._lookup.num_products
         )
 
     def weighted_sum(self, factors, keep=None):

@@ -35,26 +35,32 @@ def position_norms(array):
 
 
 def row_products(one, other):
-    """Returns `[B]` inner products of two arrays `[B, T, S]`, row by row."""
-    return ops.sum(ops.sum(one * other, axis=2), axis=1)
+    """Returns `[B]` sums over one * other, `[B, T, S]`, and over |one * other|."""
+    products = one * other
+    return (
+        ops.sum(ops.sum(products, axis=2), axis=1),
+        ops.sum(ops.sum(ops.abs(products), axis=2), axis=1),
+    )
 
 
-def with_round_off(total, largest, length: int):
+def with_round_off(total, summed, largest, length: int):
     """Returns a Gram sum raised by what its cancellation may have lost.
 
     Args:
         total: `[B]`; a sum of signed products.
-        largest: `[B]`; the sum of their sizes.
+        summed: `[B]`; the sum of their sizes.
+        largest: `[B]`; what `summed` would be if all factors were parallel.
         length: Terms in the inner products that the products were made of.
     """
     total = ops.maximum(total, 0.0)
-    # A processor sums in several lanes and in blocks: what that loses when
-    # all terms are equal, and what one running sum loses at worst, which
-    # only counts where little is left of the sum.
-    blocked = _ROUND_OFF * (1.0 + min(length / 4, 256.0))
-    running = _ROUND_OFF * (8.0 + min(length, 1024))
+    # A processor sums in several lanes and in blocks: what that loses of each
+    # product when all its terms are equal.
+    blocked = _ROUND_OFF * min(length / 4, 256.0) * summed
+    # What a single running sum of equal terms loses at worst.
+    running = _ROUND_OFF * (8.0 + length) * largest
     cancelled = total < _CANCELLED * largest
-    return total + largest * ops.where(cancelled, blocked + running, blocked)
+    raised = total + _ROUND_OFF * largest + blocked
+    return raised + ops.where(cancelled, running, 0.0)
 
 
 def gram_squared_norms(inputs, cotangents):
@@ -65,11 +71,11 @@ def gram_squared_norms(inputs, cotangents):
     cotangents, scale = _scaled(cotangents * sizes, axis=(1, 2))
     gram_a = ops.matmul(inputs, ops.swapaxes(inputs, 1, 2))
     gram_g = ops.matmul(cotangents, ops.swapaxes(cotangents, 1, 2))
-    total = row_products(gram_a, gram_g)
+    total, summed = row_products(gram_a, gram_g)
     sizes = position_norms(inputs) * position_norms(cotangents)
     largest = ops.square(ops.sum(sizes, axis=1))
     length = max(inputs.shape[-1], cotangents.shape[-1])
-    scaled = with_round_off(total, largest, length)
+    scaled = with_round_off(total, summed, largest, length)
     scale = scale[:, 0, 0]
     return scaled * scale * scale + FLUSHED_SQUARE
 

@@ -136,6 +136,16 @@ def test_a_hostile_row_stays_alone(kind, value):
     np.testing.assert_allclose(total, expected[rest].sum(0), 1e-4, 1e-4)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_rows(kind):
+    example = Example(kind, num_rows=0)
+    term = example.term()
+    assert term.squared_norms().shape == (0,)
+    total = np.asarray(term.weighted_sum(np.ones(0, "float32")))
+    np.testing.assert_array_equal(total, np.zeros(example.shape))
+    assert term.instantiate().shape == (0, *example.shape)
+
+
 def test_form():
     forms = {kind: type(Example(kind).term()) for kind in KINDS}
     assert forms.pop("convolved") is filter_gradient._ConvolvedTerm

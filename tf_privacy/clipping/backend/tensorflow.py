@@ -359,12 +359,14 @@ def check_multiple(data, number: int):
         tf.errors.InvalidArgumentError: If it is not, when it is run.
     """
     leaves = [t for t in keras.tree.flatten(data) if t is not None]
+    num_rows = tf.shape(leaves[0])[0]
+    # TensorFlow adds both numbers: the rows, and those in whole units.
     check = tf.debugging.assert_equal(
-        tf.shape(leaves[0])[0] % number,
-        0,
+        num_rows,
+        num_rows - num_rows % number,
         "x must hold whole units: a multiple of examples_per_unit="
-        f"{number} rows. Received: another number of rows. Fill up with rows "
-        "of sample_weight 0 (tf_privacy.arrange_units does it).",
+        f"{number} rows. Fill up with rows of sample_weight 0 "
+        "(tf_privacy.arrange_units does it). Received:",
     )
     with tf.control_dependencies([check] if check is not None else []):
         return keras.tree.map_structure(

@@ -109,6 +109,8 @@ def kernel_gradient(convolve, cotangent, shape):
         cotangent: Of the outputs; float32.
         shape: The kernel's shape.
     """
+    if cotangent.shape[0] == 0:
+        return ops.zeros(shape, "float32")
 
     def run(tap):
         # Of a linear function: the same at every kernel.
