@@ -654,3 +654,24 @@ def test_data_of_a_wrong_width_are_shown_as_they_are():
     with pytest.raises(ValueError, match=r"shape \(7, 3\)") as raised:
         model.fit(np.zeros((9, 3)), np.zeros((9, 1)), verbose=0)
     assert "1009" not in str(raised.value)
+
+
+def test_empty_batches_go_through_a_convolution():
+    # 40 batches, each empty with probability 0.36: one at least is, but for
+    # 1e-8. TensorFlow's own convolution has a wrong shape for no rows.
+    keras.utils.set_random_seed(0)
+    model = tf_privacy.DPSequential(
+        [
+            keras.layers.Conv2D(3, 2, padding="same"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2),
+        ]
+    )
+    optimizer = tf_privacy.DPSGD(
+        0.1, l2_norm_clip=1.0, noise_multiplier=1.0, microbatch_size=None
+    )
+    model.compile(optimizer, loss="mse")
+    x = np.ones((40, 5, 4, 2), "float32")
+    model.fit(x, np.ones((40, 2)), batch_size=1, epochs=1, verbose=0)
+    assert optimizer.ledger.num_steps() == 40
+    assert all(np.isfinite(w).all() for w in model.get_weights())

@@ -334,7 +334,8 @@ class Gather(Term):
         cotangents = self._cotangents
         sizes = round_off.position_norms(cotangents)
         gram = ops.matmul(cotangents, ops.swapaxes(cotangents, 1, 2))
-        total, summed = round_off.row_products(gram, same)
+        total = round_off.row_products(gram, same)
+        summed = round_off.row_products(ops.abs(gram), same)
         # Only products of equal indices take part, and so in the sizes.
         others = ops.einsum("bts,bs->bt", same, sizes)
         largest = ops.sum(sizes * others, axis=1)
@@ -383,8 +384,7 @@ class Gather(Term):
             picked = ops.take_along_axis(
                 other.instantiate(), self._indices[:, :, None], axis=1
             )
-        inner, _ = round_off.row_products(self._cotangents, picked)
-        return inner
+        return round_off.row_products(self._cotangents, picked)
 
     def joined(self, count: int) -> "Gather":
         """Returns the sums of each `count` consecutive gradients."""

@@ -35,12 +35,8 @@ def position_norms(array):
 
 
 def row_products(one, other):
-    """Returns `[B]` sums over one * other, `[B, T, S]`, and over |one * other|."""
-    products = one * other
-    return (
-        ops.sum(ops.sum(products, axis=2), axis=1),
-        ops.sum(ops.sum(ops.abs(products), axis=2), axis=1),
-    )
+    """Returns `[B]` inner products of two arrays `[B, T, S]`, row by row."""
+    return ops.sum(ops.sum(one * other, axis=2), axis=1)
 
 
 def with_round_off(total, summed, largest, length: int):
@@ -48,7 +44,7 @@ def with_round_off(total, summed, largest, length: int):
 
     Args:
         total: `[B]`; a sum of signed products.
-        summed: `[B]`; the sum of their sizes.
+        summed: `[B]`; at least the sum of their sizes.
         largest: `[B]`; what `summed` would be if all factors were parallel.
         length: Terms in the inner products that the products were made of.
     """
@@ -71,7 +67,9 @@ def gram_squared_norms(inputs, cotangents):
     cotangents, scale = _scaled(cotangents * sizes, axis=(1, 2))
     gram_a = ops.matmul(inputs, ops.swapaxes(inputs, 1, 2))
     gram_g = ops.matmul(cotangents, ops.swapaxes(cotangents, 1, 2))
-    total, summed = row_products(gram_a, gram_g)
+    total = row_products(gram_a, gram_g)
+    # By Cauchy and Schwarz: without another pass over the products.
+    summed = ops.sqrt(row_squared_norms(gram_a) * row_squared_norms(gram_g))
     sizes = position_norms(inputs) * position_norms(cotangents)
     largest = ops.square(ops.sum(sizes, axis=1))
     length = max(inputs.shape[-1], cotangents.shape[-1])
