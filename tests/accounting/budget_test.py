@@ -5,9 +5,7 @@ import itertools
 import math
 import warnings
 
-import dp_accounting
 import pytest
-from dp_accounting import rdp as oracle_lib
 
 from tf_privacy.accounting import budget
 
@@ -60,37 +58,9 @@ def test_is_above_the_truth_and_no_looser_than_rdp_elsewhere(
     assert epsilon <= rdp * 1.0002
 
 
-@pytest.mark.parametrize(
-    "noise, epochs, low, high",
-    [(1.3, 15, 0.9545, 0.9547), (1.1, 60, 2.596, 2.601), (0.7, 45, 6.31, 6.33)],
-)
-def test_published_mnist_settings(noise, epochs, low, high):
-    steps = math.ceil(epochs * 60000 / 256)
-    assert low < compute(256 / 60000, noise, steps, 1e-5) < high
-
-
-def test_equals_dp_accounting_where_its_orders_are_exact():
-    for q, noise, steps in [(0.01, 4.0, 10000), (0.1, 20.0, 10000)]:
-        oracle = oracle_lib.RdpAccountant(orders=range(2, 200))
-        oracle.compose(
-            dp_accounting.PoissonSampledDpEvent(
-                q, dp_accounting.GaussianDpEvent(noise)
-            ),
-            steps,
-        )
-        # Integer orders alone miss the minimum by up to 2e-3 here.
-        wanted = oracle.get_epsilon(1e-5)
-        assert 0.998 * wanted <= compute(q, noise, steps, 1e-5) <= wanted
-
-
-def test_fractional_orders_keep_their_signs():
-    # dp-accounting 0.6 gives 651.8 here; the truth is 487.7, exact RDP 496.2.
-    assert 487.676 < compute(0.5, 20.0, 10**6, 1e-12) < 496.3
-
-
 def test_no_sampling_is_the_composed_gaussian():
-    # 60 epochs without amplification: truth 54.05, dp-accounting RDP 56.95.
-    assert 54.046 < compute(1.0, 1.1, 60, 1e-5) <= 56.951
+    # 60 epochs without amplification: the closed form, by mpmath.
+    assert 54.0458178 < compute(1.0, 1.1, 60, 1e-5) <= 54.0458188
 
 
 def test_zero_steps_cost_nothing():
@@ -101,6 +71,26 @@ def test_zero_steps_cost_nothing():
     }
     assert budget.compute_epsilon(**run, delta=1e-5) == 0.0
     assert budget.compute_delta(**run, epsilon=0.0) == 0.0
+
+
+@pytest.mark.parametrize("q, noise, steps, delta, upper, rdp", ORACLE)
+def test_is_at_most_a_thousandth_above_the_truth(
+    q, noise, steps, delta, upper, rdp
+):
+    assert compute(q, noise, steps, delta) <= upper * 1.001
+
+
+def test_no_accountant_of_the_field_is_fooled_here():
+    # dp-accounting 0.6: its RDP gives 651.8, its PLD 963; exact RDP 496.2.
+    assert 487.676 < compute(0.5, 20.0, 10**6, 1e-12) < 487.9
+    # Its PLD gives 10.299 here, below the truth of 10.34669.
+    assert 10.34668983 < compute(0.01, 1.0, 10**4, 1e-12) < 10.36
+    # And inf for any delta below 1e-15; the truth is 5.34416.
+    assert 5.34416479 < compute(0.05, 2.0, 200, 1e-30) < 5.35
+    # The central limit theorem gives 0.00095; the truth is 0.05799.
+    assert 0.05799 < compute(1e-6, 0.5, 1000, 1e-9) < 0.0582
+    # Opacus's PRV gives 4.30; the truth is 0.007576565.
+    assert 0.00757656 < compute(1e-6, 1.0, 10**6, 1e-12) < 0.00759
 
 
 @pytest.mark.parametrize("delta", [0.01, 0.5, 0.999])
@@ -186,7 +176,8 @@ def test_delta_inverts_epsilon():
     for delta in [1e-12, 1e-5, 0.01]:
         epsilon = budget.compute_epsilon(**run, delta=delta)
         back = budget.compute_delta(**run, epsilon=epsilon)
-        assert back == pytest.approx(delta, rel=1e-9)
+        # Both are upper bounds, each with a contour of its own.
+        assert back == pytest.approx(delta, rel=1e-4)
 
 
 @pytest.mark.parametrize("epsilon", [-0.1, float("nan"), float("inf")])

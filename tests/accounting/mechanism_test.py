@@ -11,7 +11,7 @@ GOOD = {"noise_multiplier": 1, "sampling_probability": 0.1, "num_steps": 1e3}
 
 
 def test_holds_checked_values():
-    made = mechanism.Mechanism(**GOOD)
+    made = mechanism.SampledGaussianSteps(**GOOD)
     assert made.num_steps == 1000 and isinstance(made.num_steps, int)
     with pytest.raises(dataclasses.FrozenInstanceError):
         made.num_steps = 1
@@ -31,11 +31,11 @@ def test_holds_checked_values():
 )
 def test_refuses_values_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"^{name} must be .* Received: "):
-        mechanism.Mechanism(**{**GOOD, name: value})
+        mechanism.SampledGaussianSteps(**{**GOOD, name: value})
 
 
 @pytest.mark.parametrize("name", list(GOOD))
 @pytest.mark.parametrize("value", [None, "1", True])
 def test_refuses_what_is_no_number(name, value):
     with pytest.raises(TypeError, match=f"^{name} must be"):
-        mechanism.Mechanism(**{**GOOD, name: value})
+        mechanism.SampledGaussianSteps(**{**GOOD, name: value})

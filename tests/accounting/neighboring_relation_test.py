@@ -4,6 +4,8 @@
 import pytest
 
 from tf_privacy.accounting import budget
+from tf_privacy.accounting import group_privacy
+from tf_privacy.accounting import mechanism
 from tf_privacy.accounting import neighboring_relation
 
 Relation = neighboring_relation.NeighboringRelation
@@ -22,7 +24,21 @@ def test_zero_out_has_the_value_of_add_or_remove():
         assert got == epsilon
 
 
-@pytest.mark.parametrize("relation", [Relation.REPLACE_ONE, None, "add"])
-def test_refuses_other_relations_and_says_what_to_do(relation):
-    with pytest.raises(ValueError, match="^neighboring_relation .*group_size"):
+def test_replacing_costs_more_but_no_more_than_a_group_of_two():
+    epsilon = budget.compute_epsilon(**RUN)
+    got = budget.compute_epsilon(
+        **RUN, neighboring_relation=Relation.REPLACE_ONE
+    )
+    run = mechanism.SampledGaussianSteps(
+        **{name: RUN[name] for name in RUN if name != "delta"}
+    )
+    by_lemma = group_privacy.convert_to_group_epsilon(
+        [run], group_size=2, delta=RUN["delta"]
+    )
+    assert epsilon < got < by_lemma
+
+
+@pytest.mark.parametrize("relation", [None, "add"])
+def test_refuses_what_is_no_relation(relation):
+    with pytest.raises(ValueError, match="^neighboring_relation must be"):
         budget.compute_epsilon(**RUN, neighboring_relation=relation)

@@ -10,6 +10,8 @@ from dp_accounting.rdp import rdp_privacy_accountant as oracle_lib
 from scipy import special
 
 from tf_privacy.accounting import mechanism
+from tf_privacy.accounting import rdp_accountant
+from tf_privacy.accounting import releases
 from tf_privacy.accounting import renyi
 
 # order, noise_multiplier, sampling_probability, RDP of the direction used, RDP
@@ -155,19 +157,20 @@ def test_refuses_orders_it_cannot_answer(orders):
 
 
 def test_remembered_rdp_cannot_be_changed():
+    release = releases.SampledGaussianRelease(1.0, 0.1)
     with pytest.raises(ValueError, match="read-only"):
-        renyi.compute_rdp_of_step(1.0, 0.1)[0] = 0.0
+        rdp_accountant.compute_rdp_of_release(release)[0] = 0.0
 
 
 def test_composition_counts_every_step():
-    once = mechanism.Mechanism(
+    once = mechanism.SampledGaussianSteps(
         noise_multiplier=1.0, sampling_probability=0.1, num_steps=1
     )
-    hundred = mechanism.Mechanism(
+    hundred = mechanism.SampledGaussianSteps(
         noise_multiplier=1.0, sampling_probability=0.1, num_steps=100
     )
     np.testing.assert_allclose(
-        renyi.compute_rdp_of([once] * 100),
-        renyi.compute_rdp_of([hundred]),
+        rdp_accountant.compute_rdp_of([once] * 100),
+        rdp_accountant.compute_rdp_of([hundred]),
         rtol=1e-12,
     )

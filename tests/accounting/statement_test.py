@@ -32,7 +32,10 @@ def read(text):
 
 def test_states_what_ran():
     made = make(make_phase())
-    assert made.epsilon == pytest.approx(2.597, abs=1e-3)
+    assert made.epsilon_rdp == pytest.approx(2.597, abs=1e-3)
+    assert made.epsilon == pytest.approx(2.3817, rel=5e-4)
+    assert 0.999 * made.epsilon < made.epsilon_lower < made.epsilon
+    assert 0.5 < made.max_attack_accuracy < 0.62
     assert made.num_steps == 14063
     assert made.epsilon_without_amplification > 1000 * made.epsilon
 
@@ -40,7 +43,7 @@ def test_states_what_ran():
 def test_user_batches_are_not_amplified():
     made = make(make_phase(sampling_probability=None, num_steps=60))
     assert made.epsilon == made.epsilon_without_amplification
-    assert 54.046 < made.epsilon <= 56.951
+    assert 54.0458178 < made.epsilon <= 54.0458188
     assert "no amplification" in read(made)
     mixed = make(make_phase(), make_phase(sampling_probability=None))
     assert mixed.epsilon > make(make_phase()).epsilon
@@ -48,7 +51,7 @@ def test_user_batches_are_not_amplified():
 
 def test_text_is_plain_and_rounded_up():
     text = str(make(make_phase()))
-    assert "epsilon = 2.597 at delta = 1e-05, for each example." in text
+    assert "epsilon = 2.383 at delta = 1e-05, for each example." in text
     assert "with and without any one example" in read(text)
     assert "raw data" in read(text)
     assert all(len(line) <= 80 for line in text.splitlines())
@@ -70,7 +73,7 @@ def test_json_holds_every_field():
     assert fields["phases"][1]["num_steps"] == 5
     assert fields["phases"][0]["sampling"] == "poisson"
     assert fields["neighboring_relation"] == "add_or_remove_one"
-    assert fields["accountant"] == "RDP, Canonne-Kamath-Steinke conversion"
+    assert "certified contour integral" in fields["accountant"]
     assert fields["notes"] == ["Resumed."]
     assert fields["is_private"] is True
 
@@ -102,13 +105,20 @@ def test_phase_refuses_bad_values(name, value):
         make_phase(**{name: value})
 
 
-def test_refuses_bad_delta_and_replace_one():
+def test_replacing_one_costs_more():
+    relation = accounting.NeighboringRelation.REPLACE_ONE
+    made = make(make_phase(), neighboring_relation=relation)
+    assert made.epsilon > make(make_phase()).epsilon
+    assert "with another in its place" in read(made)
+
+
+def test_refuses_bad_delta_and_no_relation():
     with pytest.raises(ValueError, match="^delta must be"):
         make(make_phase(), delta=0.0)
     with pytest.raises(ValueError, match="^neighboring_relation must be"):
         make(
             make_phase(),
-            neighboring_relation=accounting.NeighboringRelation.REPLACE_ONE,
+            neighboring_relation="replace_one",
         )
 
 

@@ -244,13 +244,13 @@ def test_several_fits_share_one_budget():
     fit(model, callbacks=[budget], epochs=2)
     history = fit(model, callbacks=[budget], data=(batches(),), epochs=99)
     ran = [
-        accounting.Mechanism(
+        accounting.SampledGaussianSteps(
             noise_multiplier=4.0, sampling_probability=q, num_steps=n
         )
         for q, n in ((0.125, 16), (1.0, num_steps(model) - 16))
     ]
     spent = accounting.compute_epsilon_of(ran, delta=DELTA)
-    one_more = accounting.Mechanism(
+    one_more = accounting.SampledGaussianSteps(
         noise_multiplier=4.0, sampling_probability=1.0, num_steps=1
     )
     assert spent <= 4.0

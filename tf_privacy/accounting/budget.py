@@ -3,14 +3,27 @@
 
 import math
 
+from scipy import optimize
+
 from tf_privacy import _checks
 from tf_privacy.accounting import composition
+from tf_privacy.accounting import concentrated
 from tf_privacy.accounting import mechanism as mechanism_lib
 from tf_privacy.accounting import neighboring_relation as relation_lib
+from tf_privacy.accounting import ranges
+from tf_privacy.accounting import search
 
 _ADD_OR_REMOVE_ONE = relation_lib.NeighboringRelation.ADD_OR_REMOVE_ONE
-# Relative width at which the search for the noise stops, on the safe side.
-_NOISE_TOLERANCE = 1e-6
+# Relative width at which searches stop, on the safe side.
+_TOLERANCE = 1e-6
+
+
+def _make_run(noise_multiplier, sampling_probability, num_steps):
+    return mechanism_lib.SampledGaussianSteps(
+        noise_multiplier=noise_multiplier,
+        sampling_probability=sampling_probability,
+        num_steps=num_steps,
+    )
 
 
 def compute_epsilon(
@@ -30,24 +43,52 @@ def compute_epsilon(
             covered by 1 only.
         num_steps: Noisy releases; whole, in [0, 1e8].
         delta: Probability in (0, 1).
-        neighboring_relation: ADD_OR_REMOVE_ONE or ZERO_OUT_ONE.
+        neighboring_relation: Which data sets are compared.
 
     Returns:
-        epsilon in nats, >= 0; an upper bound. Zero steps give 0.
+        epsilon in nats, >= 0; an upper bound, typically 0.03% above the truth.
+        Zero steps give 0.
 
     Raises:
         ValueError: If an argument is out of range or not a number.
 
-    Source: Mironov, Talwar and Zhang 2019, arXiv:1908.10530 (RDP); Canonne,
-        Kamath and Steinke 2020, arXiv:2004.00010, Proposition 12.
+    Source: `tf_privacy.accounting.contour`; where that finds no proof, Renyi
+        DP (Mironov, Talwar and Zhang 2019, arXiv:1908.10530).
     """
-    relation_lib.check_neighboring_relation(neighboring_relation)
-    run = mechanism_lib.Mechanism(
-        noise_multiplier=noise_multiplier,
-        sampling_probability=sampling_probability,
-        num_steps=num_steps,
+    run = _make_run(noise_multiplier, sampling_probability, num_steps)
+    return composition.compute_epsilon_of(
+        [run], delta=delta, neighboring_relation=neighboring_relation
     )
-    return composition.compute_epsilon_of([run], delta=delta)
+
+
+def compute_epsilon_bounds(
+    *,
+    noise_multiplier: float,
+    sampling_probability: float,
+    num_steps: int,
+    delta: float,
+    neighboring_relation: relation_lib.NeighboringRelation = _ADD_OR_REMOVE_ONE,
+) -> composition.EpsilonBounds:
+    """Returns certified bounds of the epsilon of equal private steps.
+
+    Args:
+        noise_multiplier: Noise stddev over the L2 clip; in [0.01, 1000].
+        sampling_probability: Chance that a unit joins a batch, by independent
+            (Poisson) draws; in [1e-8, 1].
+        num_steps: Noisy releases; whole, in [0, 1e8].
+        delta: Probability in (0, 1).
+        neighboring_relation: Which data sets are compared.
+
+    Returns:
+        `EpsilonBounds`, with the Renyi accountant's figure beside.
+
+    Raises:
+        ValueError: If an argument is out of range or not a number.
+    """
+    run = _make_run(noise_multiplier, sampling_probability, num_steps)
+    return composition.compute_epsilon_bounds_of(
+        [run], delta=delta, neighboring_relation=neighboring_relation
+    )
 
 
 def compute_delta(
@@ -66,7 +107,7 @@ def compute_delta(
             (Poisson) draws; in [1e-8, 1].
         num_steps: Noisy releases; whole, in [0, 1e8].
         epsilon: Nats; finite, >= 0.
-        neighboring_relation: ADD_OR_REMOVE_ONE or ZERO_OUT_ONE.
+        neighboring_relation: Which data sets are compared.
 
     Returns:
         delta in [0, 1]; an upper bound. Zero steps give 0.
@@ -76,13 +117,33 @@ def compute_delta(
 
     Source: as for `compute_epsilon`.
     """
-    relation_lib.check_neighboring_relation(neighboring_relation)
-    run = mechanism_lib.Mechanism(
-        noise_multiplier=noise_multiplier,
-        sampling_probability=sampling_probability,
-        num_steps=num_steps,
+    run = _make_run(noise_multiplier, sampling_probability, num_steps)
+    return composition.compute_delta_of(
+        [run], epsilon=epsilon, neighboring_relation=neighboring_relation
     )
-    return composition.compute_delta_of([run], epsilon=epsilon)
+
+
+def _compute_log_excess(epsilon: float, target: float) -> float:
+    # The floor keeps the logarithm finite; its sign is what counts.
+    return math.log(max(epsilon, 0.01 * target) / target)
+
+
+def _guess_noise(target_epsilon, target_delta, q, num_steps) -> float:
+    """Returns about the noise that meets a target, by the central limit."""
+
+    def compute_excess(log_mu):
+        found = concentrated.compute_gdp_delta(
+            math.exp(log_mu), epsilon=target_epsilon
+        )
+        return math.log(max(found, 1e-320)) - math.log(target_delta)
+
+    low, high = -35.0, 0.5 * math.log(2.0 * target_epsilon + 100.0) + 5.0
+    if compute_excess(low) > 0.0 or compute_excess(high) < 0.0:
+        return 1.0
+    mu = math.exp(optimize.brentq(compute_excess, low, high, xtol=1e-6))
+    if q == 1.0:
+        return math.sqrt(num_steps) / mu
+    return math.log1p((mu / q) ** 2 / num_steps) ** -0.5
 
 
 def calibrate_noise_multiplier(
@@ -101,7 +162,7 @@ def calibrate_noise_multiplier(
         sampling_probability: Chance that a unit joins a batch, by independent
             (Poisson) draws; in [1e-8, 1].
         num_steps: Noisy releases; whole, in [1, 1e8].
-        neighboring_relation: ADD_OR_REMOVE_ONE or ZERO_OUT_ONE.
+        neighboring_relation: Which data sets are compared.
 
     Returns:
         A noise multiplier in [0.01, 1000], at most 2e-6 (relative) above the
@@ -115,60 +176,166 @@ def calibrate_noise_multiplier(
         "target_epsilon", target_epsilon, above=0.0
     )
     target_delta = _checks.check_delta(target_delta, name="target_delta")
-    num_steps = mechanism_lib.check_num_steps(num_steps, at_least=1)
+    num_steps = ranges.check_num_steps(num_steps, at_least=1)
+    sampling_probability = ranges.check_sampling_probability(
+        sampling_probability
+    )
 
     def compute_excess(log_noise: float) -> float:
         epsilon = compute_epsilon(
-            noise_multiplier=_compute_noise(log_noise),
+            noise_multiplier=_limit_noise(math.exp(log_noise)),
             sampling_probability=sampling_probability,
             num_steps=num_steps,
             delta=target_delta,
             neighboring_relation=neighboring_relation,
         )
-        # The floor keeps the logarithm finite; its sign is what counts.
-        return math.log(max(epsilon, 0.01 * target_epsilon) / target_epsilon)
+        return _compute_log_excess(epsilon, target_epsilon)
 
-    low = math.log(mechanism_lib.MIN_NOISE_MULTIPLIER)
-    high = math.log(mechanism_lib.MAX_NOISE_MULTIPLIER)
-    if compute_excess(low) <= 0.0:
-        return mechanism_lib.MIN_NOISE_MULTIPLIER
-    if not compute_excess(high) <= 0.0:
+    guess = _guess_noise(
+        target_epsilon, target_delta, sampling_probability, num_steps
+    )
+    found = search.find_root(
+        compute_excess,
+        safe=math.log(ranges.MAX_NOISE_MULTIPLIER),
+        unsafe=math.log(ranges.MIN_NOISE_MULTIPLIER),
+        start=math.log(_limit_noise(guess)),
+        slope=-1.2,
+        tolerance=_TOLERANCE,
+    )
+    if found is None:
         raise ValueError(
             "target_epsilon must be attainable with a noise_multiplier <= "
-            f"{mechanism_lib.MAX_NOISE_MULTIPLIER:g}. Received: "
+            f"{ranges.MAX_NOISE_MULTIPLIER:g}. Received: "
             f"{target_epsilon!r}. Use fewer steps, a smaller "
             "sampling_probability, or a larger target."
         )
-    return _compute_noise(_search_root(compute_excess, low, high))
+    return _limit_noise(math.exp(found))
 
 
-def _compute_noise(log_noise: float) -> float:
-    noise = max(math.exp(log_noise), mechanism_lib.MIN_NOISE_MULTIPLIER)
-    return min(noise, mechanism_lib.MAX_NOISE_MULTIPLIER)
+def _limit_noise(noise: float) -> float:
+    # The ends of the range are met in spite of rounding.
+    if noise <= ranges.MIN_NOISE_MULTIPLIER * (1.0 + 1e-12):
+        return ranges.MIN_NOISE_MULTIPLIER
+    return min(noise, ranges.MAX_NOISE_MULTIPLIER)
 
 
-def _search_root(function, low: float, high: float) -> float:
-    """Returns a point within the tolerance above the root, where it is <= 0.
+def calibrate_sampling_probability(
+    *,
+    target_epsilon: float,
+    target_delta: float,
+    noise_multiplier: float,
+    num_steps: int,
+    neighboring_relation: relation_lib.NeighboringRelation = _ADD_OR_REMOVE_ONE,
+) -> float:
+    """Returns the largest sampling probability that meets the target.
 
-    Bracketing by secants, with a bisection whenever the bracket has not halved
-    in two evaluations; `function` falls from > 0 at `low` to <= 0 at `high`.
+    Args:
+        target_epsilon: Nats; finite, > 0.
+        target_delta: Probability in (0, 1).
+        noise_multiplier: Noise stddev over the L2 clip; in [0.01, 1000].
+        num_steps: Noisy releases; whole, in [1, 1e8].
+        neighboring_relation: Which data sets are compared.
+
+    Returns:
+        A probability in [1e-8, 1], at most 2e-6 (relative) below the largest;
+        `compute_epsilon` was evaluated at it and is <= the target.
+
+    Raises:
+        ValueError: If an argument is out of range, or even the probability
+            1e-8 does not meet the target.
     """
-    f_low, f_high = function(low), function(high)
-    width = high - low
-    bisect_next = False
-    while high - low > _NOISE_TOLERANCE:
-        if bisect_next:
-            x = 0.5 * (low + high)
-        else:
-            x = low + (high - low) * f_low / (f_low - f_high)
-            # Step past the root, so that the bracket closes from both sides.
-            margin = 0.5 * _NOISE_TOLERANCE
-            x = min(max(x + margin, low + margin), high - margin)
-        value = function(x)
-        if value <= 0.0:
-            high, f_high = x, value
-        else:
-            low, f_low = x, value
-        bisect_next = not bisect_next and high - low > 0.5 * width
-        width = high - low
-    return high
+    target_epsilon = _checks.check_real(
+        "target_epsilon", target_epsilon, above=0.0
+    )
+    target_delta = _checks.check_delta(target_delta, name="target_delta")
+    num_steps = ranges.check_num_steps(num_steps, at_least=1)
+
+    def compute_excess(log_probability: float) -> float:
+        epsilon = compute_epsilon(
+            noise_multiplier=noise_multiplier,
+            sampling_probability=_limit_probability(log_probability),
+            num_steps=num_steps,
+            delta=target_delta,
+            neighboring_relation=neighboring_relation,
+        )
+        return _compute_log_excess(epsilon, target_epsilon)
+
+    found = search.find_root(
+        compute_excess,
+        safe=math.log(ranges.MIN_SAMPLING_PROBABILITY),
+        unsafe=0.0,
+        start=math.log(0.01),
+        slope=1.2,
+        tolerance=_TOLERANCE,
+    )
+    if found is None:
+        raise ValueError(
+            "target_epsilon must be attainable with a sampling_probability >= "
+            f"{ranges.MIN_SAMPLING_PROBABILITY:g}. Received: "
+            f"{target_epsilon!r}. Use more noise, fewer steps, or a larger "
+            "target."
+        )
+    return _limit_probability(found)
+
+
+def _limit_probability(log_probability: float) -> float:
+    low = ranges.MIN_SAMPLING_PROBABILITY
+    return min(1.0, max(low, math.exp(log_probability)))
+
+
+def calibrate_expected_batch_size(
+    *,
+    target_epsilon: float,
+    target_delta: float,
+    noise_multiplier: float,
+    num_steps: int,
+    num_examples: int,
+    neighboring_relation: relation_lib.NeighboringRelation = _ADD_OR_REMOVE_ONE,
+) -> int:
+    """Returns the largest whole expected batch size that meets the target.
+
+    Args:
+        target_epsilon: Nats; finite, > 0.
+        target_delta: Probability in (0, 1).
+        noise_multiplier: Noise stddev over the L2 clip; in [0.01, 1000].
+        num_steps: Noisy releases; whole, in [1, 1e8].
+        num_examples: Examples in the training set; whole, in [1, 1e8].
+        neighboring_relation: Which data sets are compared.
+
+    Returns:
+        Examples, rounded down, in [1, num_examples]; `compute_epsilon` was
+        evaluated at it and is <= the target.
+
+    Raises:
+        ValueError: If an argument is out of range, or even a batch of one
+            does not meet the target.
+    """
+    num_examples = _checks.check_integer(
+        "num_examples", num_examples, at_least=1, at_most=10**8
+    )
+    probability = calibrate_sampling_probability(
+        target_epsilon=target_epsilon,
+        target_delta=target_delta,
+        noise_multiplier=noise_multiplier,
+        num_steps=num_steps,
+        neighboring_relation=neighboring_relation,
+    )
+    # The search may have stopped just short of a whole batch.
+    size = math.floor(probability * num_examples * (1.0 + 4.0 * _TOLERANCE))
+    for candidate in (size, size - 1):
+        if not 1 <= candidate <= num_examples:
+            continue
+        epsilon = compute_epsilon(
+            noise_multiplier=noise_multiplier,
+            sampling_probability=candidate / num_examples,
+            num_steps=num_steps,
+            delta=target_delta,
+            neighboring_relation=neighboring_relation,
+        )
+        if epsilon <= target_epsilon:
+            return candidate
+    raise ValueError(
+        "target_epsilon must be attainable with a batch of one example. "
+        f"Received: {target_epsilon!r}. Use more noise, fewer steps, or a "
+        "larger target."
+    )

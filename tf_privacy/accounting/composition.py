@@ -1,19 +1,255 @@
 # SPDX-License-Identifier: Apache-2.0
 """Epsilon and delta of several mechanisms that ran on the same data."""
 
+import collections
+import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from tf_privacy import _checks
-from tf_privacy.accounting import conversion
+from tf_privacy.accounting import closed_form
+from tf_privacy.accounting import concentrated
 from tf_privacy.accounting import mechanism as mechanism_lib
-from tf_privacy.accounting import renyi
+from tf_privacy.accounting import neighboring_relation as relation_lib
+from tf_privacy.accounting import privacy_loss
+from tf_privacy.accounting import rdp_accountant
+from tf_privacy.accounting import releases
+from tf_privacy.accounting import tight
+
+_ADD_OR_REMOVE_ONE = relation_lib.NeighboringRelation.ADD_OR_REMOVE_ONE
+# The closed forms are this exact; their lower ends are placed below by it.
+_CLOSED_FORM_WIDTH = 1e-8
+
+CLOSED_FORM = "closed form"
+CONTOUR = "privacy loss distribution, certified contour integral"
+UNSAMPLED = "closed form, as if all units were in every batch"
+SUMMED = "closed form of each step, epsilons and deltas added up"
+RENYI = "RDP, Canonne-Kamath-Steinke conversion"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpsilonBounds:
+    """What a run spent, between two certified bounds.
+
+    Attributes:
+        epsilon: Nats; never below the truth: the number to state.
+        lower: Nats; never above the truth. 0 where nothing better is proved.
+        rdp_epsilon: Nats; the looser bound of the Renyi accountant; inf if
+            there is none.
+        delta: Probability in (0, 1).
+        accountant: How `epsilon` was found.
+    """
+
+    epsilon: float
+    lower: float
+    rdp_epsilon: float
+    delta: float
+    accountant: str
+
+    def __str__(self) -> str:
+        return (
+            f"epsilon between {self.lower:.6g} and {self.epsilon:.6g} at "
+            f"delta = {self.delta:g} ({self.accountant}; RDP: "
+            f"{self.rdp_epsilon:.4g})"
+        )
+
+
+def collect_releases(
+    mechanisms: Sequence[mechanism_lib.Mechanism],
+    relation: relation_lib.NeighboringRelation = _ADD_OR_REMOVE_ONE,
+) -> tuple[tuple[releases.Release, int], ...]:
+    """Returns the different releases and their counts, in a fixed order.
+
+    Gaussian releases become one: noise multipliers add up like
+    sum(count / noise_multiplier^2).
+
+    Args:
+        mechanisms: What ran, in any order.
+        relation: Which data sets are compared.
+
+    Returns:
+        Pairs without zero counts; equal runs give equal results.
+    """
+    relation_lib.check_neighboring_relation(relation)
+    counts = collections.Counter()
+    for mechanism in mechanisms:
+        mechanism_lib.check_mechanism("mechanisms", mechanism)
+        for release, count in mechanism.list_releases(relation):
+            counts[release] += count
+    precisions, rest = [], []
+    for release, count in sorted(counts.items(), key=repr):
+        if count and isinstance(release, releases.GaussianRelease):
+            precisions.append(count / release.noise_multiplier**2)
+        elif count:
+            rest.append((release, count))
+    if precisions:
+        noise = 1.0 / math.sqrt(math.fsum(precisions))
+        rest.append((releases.GaussianRelease(noise), 1))
+    return tuple(rest)
+
+
+def _make_directions(collected):
+    """Returns what the tight accountant needs: removing, then adding."""
+    return [
+        tight.Direction(
+            [
+                (functools.partial(release.make_loss, removes=removes), count)
+                for release, count in collected
+            ]
+        )
+        for removes in (True, False)
+    ]
+
+
+def _get_closed_form(collected):
+    """Returns the functions (delta to epsilon, epsilon to delta), or None."""
+    if len(collected) != 1 or collected[0][1] != 1:
+        return None
+    release = collected[0][0]
+    if isinstance(release, releases.GaussianRelease):
+        mu = 1.0 / release.noise_multiplier
+        return (
+            lambda delta: concentrated.compute_gdp_epsilon(mu, delta=delta),
+            lambda epsilon: concentrated.compute_gdp_delta(mu, epsilon=epsilon),
+        )
+    if isinstance(release, releases.SampledGaussianRelease):
+        shifts = release.make_shifts()
+        return (
+            lambda delta: closed_form.compute_release_epsilon(
+                shifts, delta=delta
+            ),
+            lambda epsilon: max(
+                closed_form.compute_release_delta(
+                    shifts, epsilon=epsilon, removes=removes
+                )
+                for removes in (True, False)
+            ),
+        )
+    return None
+
+
+def _bound_unsampled(collected, delta) -> float:
+    """Returns epsilon as if every unit were in every sample, or inf."""
+    precision = 0.0
+    for release, count in collected:
+        if not isinstance(
+            release,
+            releases.GaussianRelease | releases.SampledGaussianRelease,
+        ):
+            return math.inf
+        precision += count / release.noise_multiplier**2
+    return concentrated.compute_gdp_epsilon(math.sqrt(precision), delta=delta)
+
+
+def _bound_by_sum(collected, delta) -> float:
+    """Returns the sum of single epsilons, each at its share of delta, or inf.
+
+    Where a unit hardly ever takes part this beats the moments: they are ruled
+    by the rare step in which it does.
+    """
+    total = sum(count for _, count in collected)
+    epsilon = 0.0
+    for release, count in collected:
+        exact = _get_closed_form(((release, 1),))
+        if exact is None:
+            return math.inf
+        epsilon += count * exact[0](delta / total)
+    return epsilon
+
+
+def _bound_tightly(collected, delta, with_lower) -> tight.Bounds:
+    """Returns the tight accountant's bounds, infinite without a proof."""
+    nothing = tight.Bounds(lower=0.0, upper=math.inf)
+    if not all(release.has_loss for release, _ in collected):
+        return nothing
+    attained = all(release.is_attained for release, _ in collected)
+    try:
+        return tight.compute_epsilon_bounds(
+            _make_directions(collected),
+            delta=delta,
+            with_lower=with_lower and attained,
+        )
+    except privacy_loss.NotCertifiedError:
+        return nothing
+
+
+@functools.lru_cache(maxsize=1024)
+def _bound_epsilon(collected, delta, with_lower) -> tuple[float, float, str]:
+    """Returns upper and lower bound and the method; inf without a proof."""
+    if not collected:
+        return 0.0, 0.0, CLOSED_FORM
+    exact = _get_closed_form(collected)
+    if exact is not None:
+        epsilon = exact[0](delta)
+        upper = epsilon * (1.0 + 0.5 * _CLOSED_FORM_WIDTH)
+        return upper, epsilon * (1.0 - _CLOSED_FORM_WIDTH), CLOSED_FORM
+    bounds = _bound_tightly(collected, delta, with_lower)
+    candidates = [
+        (bounds.upper, CONTOUR),
+        (_bound_unsampled(collected, delta), UNSAMPLED),
+    ]
+    if not bounds.upper < math.inf:
+        candidates.append((_bound_by_sum(collected, delta), SUMMED))
+    upper, accountant = min(candidates)
+    return upper, bounds.lower, accountant
+
+
+def _compute_rdp_epsilon(mechanisms, delta, relation) -> float:
+    try:
+        return rdp_accountant.compute_rdp_epsilon_of(
+            mechanisms, delta=delta, neighboring_relation=relation
+        )[0]
+    except ValueError:
+        return math.inf
+
+
+def compute_epsilon_bounds_of(
+    mechanisms: Sequence[mechanism_lib.Mechanism],
+    *,
+    delta: float,
+    neighboring_relation: relation_lib.NeighboringRelation = _ADD_OR_REMOVE_ONE,
+) -> EpsilonBounds:
+    """Returns certified bounds of the epsilon of all mechanisms together.
+
+    Args:
+        mechanisms: What ran on the same data, in any order; may be empty.
+        delta: Probability in (0, 1).
+        neighboring_relation: Which data sets are compared.
+
+    Returns:
+        `EpsilonBounds`; the smallest upper bound that was proved. Where the
+        tight accountant finds no proof, the Renyi accountant's bound.
+
+    Raises:
+        ValueError: If an argument is out of range, a mechanism has no analysis
+            for the relation, or no finite epsilon is found.
+    """
+    delta = _checks.check_delta(delta)
+    collected = collect_releases(mechanisms, neighboring_relation)
+    rdp_epsilon = _compute_rdp_epsilon(mechanisms, delta, neighboring_relation)
+    epsilon, lower, accountant = _bound_epsilon(collected, delta, True)
+    if rdp_epsilon < epsilon:
+        epsilon, accountant = rdp_epsilon, RENYI
+    if not epsilon < math.inf:
+        raise ValueError(
+            f"epsilon must be a finite number. Received: {epsilon!r}. Use more "
+            "noise, fewer steps, or a larger delta."
+        )
+    return EpsilonBounds(
+        epsilon=epsilon,
+        lower=min(lower, epsilon),
+        rdp_epsilon=rdp_epsilon,
+        delta=delta,
+        accountant=accountant,
+    )
 
 
 def compute_epsilon_of(
-    mechanisms: Sequence[mechanism_lib.Mechanism], *, delta: float
+    mechanisms: Sequence[mechanism_lib.Mechanism],
+    *,
+    delta: float,
+    neighboring_relation: relation_lib.NeighboringRelation = _ADD_OR_REMOVE_ONE,
 ) -> float:
     """Returns the epsilon of all mechanisms together at `delta`.
 
@@ -22,6 +258,7 @@ def compute_epsilon_of(
     Args:
         mechanisms: What ran on the same data, in any order.
         delta: Probability in (0, 1).
+        neighboring_relation: Which data sets are compared.
 
     Returns:
         epsilon in nats, >= 0; an upper bound.
@@ -29,40 +266,28 @@ def compute_epsilon_of(
     Raises:
         ValueError: If `delta` is out of range, or no finite epsilon is found.
     """
-    return compute_epsilon_and_order(mechanisms, delta=delta)[0]
-
-
-def compute_epsilon_and_order(
-    mechanisms: Sequence[mechanism_lib.Mechanism], *, delta: float
-) -> tuple[float, float]:
-    """Returns the epsilon at `delta` and the Renyi order that proves it.
-
-    Args:
-        mechanisms: What ran on the same data, in any order.
-        delta: Probability in (0, 1).
-
-    Returns:
-        epsilon in nats, >= 0, an upper bound; and an order > 1.
-
-    Raises:
-        ValueError: If `delta` is out of range, or no finite epsilon is found.
-    """
-    orders = renyi.DEFAULT_ORDERS
-    cost = conversion.compute_conversion_cost(
-        orders, delta=_checks.check_delta(delta)
-    )
-    rdp = renyi.compute_rdp_of(mechanisms)
-    return conversion.convert_to_epsilon(orders, rdp, cost=cost)
+    delta = _checks.check_delta(delta)
+    collected = collect_releases(mechanisms, neighboring_relation)
+    epsilon, _, accountant = _bound_epsilon(collected, delta, False)
+    if accountant in (CLOSED_FORM, CONTOUR):
+        return epsilon
+    return compute_epsilon_bounds_of(
+        mechanisms, delta=delta, neighboring_relation=neighboring_relation
+    ).epsilon
 
 
 def compute_delta_of(
-    mechanisms: Sequence[mechanism_lib.Mechanism], *, epsilon: float
+    mechanisms: Sequence[mechanism_lib.Mechanism],
+    *,
+    epsilon: float,
+    neighboring_relation: relation_lib.NeighboringRelation = _ADD_OR_REMOVE_ONE,
 ) -> float:
     """Returns the delta of all mechanisms together at `epsilon`.
 
     Args:
         mechanisms: What ran on the same data, in any order.
         epsilon: Nats; finite, >= 0.
+        neighboring_relation: Which data sets are compared.
 
     Returns:
         delta in [0, 1]; an upper bound, 0 only if there was no step.
@@ -71,120 +296,21 @@ def compute_delta_of(
         ValueError: If `epsilon` is out of range.
     """
     epsilon = _checks.check_real("epsilon", epsilon, at_least=0.0)
-    rdp = renyi.compute_rdp_of(mechanisms)
-    return conversion.convert_to_delta(
-        renyi.DEFAULT_ORDERS, rdp, epsilon=epsilon
+    collected = collect_releases(mechanisms, neighboring_relation)
+    if not collected:
+        return 0.0
+    found = rdp_accountant.compute_rdp_delta_of(
+        mechanisms, epsilon=epsilon, neighboring_relation=neighboring_relation
     )
-
-
-class EpsilonCurve:
-    """Epsilon as a function of the number of further equal steps.
-
-    The RDP of what was spent and of one step is computed once; each further
-    question costs a few array operations (tens of microseconds).
-
-    Args:
-        spent: What ran before on the same data; may be empty.
-        noise_multiplier: Of the further steps; in [0.01, 1000].
-        sampling_probability: Of the further steps; in [1e-8, 1].
-        delta: Probability in (0, 1).
-
-    Raises:
-        ValueError: If an argument is out of range.
-    """
-
-    def __init__(
-        self,
-        *,
-        spent: Sequence[mechanism_lib.Mechanism],
-        noise_multiplier: float,
-        sampling_probability: float,
-        delta: float,
-    ):
-        step = mechanism_lib.Mechanism(
-            noise_multiplier=noise_multiplier,
-            sampling_probability=sampling_probability,
-            num_steps=1,
-        )
-        self._spent_rdp = renyi.compute_rdp_of(spent)
-        self._step_rdp = renyi.compute_rdp_of([step])
-        self._cost = conversion.compute_conversion_cost(
-            renyi.DEFAULT_ORDERS, delta=_checks.check_delta(delta)
-        )
-
-    def compute_epsilon(self, num_steps: int) -> float:
-        """Returns the epsilon after `num_steps` further steps.
-
-        Args:
-            num_steps: Whole number in [0, 1e8].
-
-        Returns:
-            epsilon in nats, >= 0; an upper bound.
-
-        Raises:
-            ValueError: If `num_steps` is out of range.
-        """
-        num_steps = mechanism_lib.check_num_steps(num_steps)
-        rdp = self._spent_rdp + num_steps * self._step_rdp
-        return conversion.convert_to_epsilon(
-            renyi.DEFAULT_ORDERS, rdp, cost=self._cost
-        )[0]
-
-    def compute_max_steps(self, *, target_epsilon: float) -> int:
-        """Returns the most further steps that keep epsilon <= the target.
-
-        At each order the epsilon is linear in the number of steps, so the
-        largest number is read off directly, then checked.
-
-        Args:
-            target_epsilon: Nats; finite, > 0.
-
-        Returns:
-            Steps, rounded down; 0 if the target is already reached; 1e8 at
-            most, where the accountant's range ends.
-
-        Raises:
-            ValueError: If `target_epsilon` is out of range.
-        """
-        target_epsilon = _checks.check_real(
-            "target_epsilon", target_epsilon, above=0.0
-        )
-        room = target_epsilon - self._cost - self._spent_rdp
-        most = float(np.max(room / self._step_rdp))
-        steps = min(max(0, math.floor(most)), mechanism_lib.MAX_NUM_STEPS)
-        while steps and not self.compute_epsilon(steps) <= target_epsilon:
-            steps -= 1
-        return steps
-
-
-def compute_max_steps(
-    *,
-    spent: Sequence[mechanism_lib.Mechanism],
-    noise_multiplier: float,
-    sampling_probability: float,
-    target_epsilon: float,
-    target_delta: float,
-) -> int:
-    """Returns how many further steps keep epsilon at or below the target.
-
-    Args:
-        spent: What ran before on the same data; may be empty.
-        noise_multiplier: Of the further steps; in [0.01, 1000].
-        sampling_probability: Of the further steps; in [1e-8, 1].
-        target_epsilon: Nats; finite, > 0.
-        target_delta: Probability in (0, 1).
-
-    Returns:
-        Steps, rounded down and checked; 0 if `spent` is already at or over the
-        target; at most 1e8.
-
-    Raises:
-        ValueError: If an argument is out of range.
-    """
-    curve = EpsilonCurve(
-        spent=spent,
-        noise_multiplier=noise_multiplier,
-        sampling_probability=sampling_probability,
-        delta=_checks.check_delta(target_delta, name="target_delta"),
-    )
-    return curve.compute_max_steps(target_epsilon=target_epsilon)
+    exact = _get_closed_form(collected)
+    if exact is not None:
+        return max(min(found, exact[1](epsilon)), 2.3e-308)
+    try:
+        if all(release.has_loss for release, _ in collected):
+            bounds = tight.compute_delta_bounds(
+                _make_directions(collected), epsilon=epsilon
+            )
+            found = min(found, bounds.upper)
+    except privacy_loss.NotCertifiedError:
+        pass
+    return max(found, 2.3e-308)

@@ -1,65 +1,160 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Immutable descriptions of the noisy releases that a training run made."""
+"""Immutable descriptions of the noisy releases that a run made.
 
+A description says what ran, not what it costs: its meaning never changes, while
+accountants may become tighter. Equal descriptions are equal values.
+"""
+
+import abc
 import dataclasses
+from collections.abc import Sequence
 
 from tf_privacy import _checks
-
-# The ranges in which the accountant is tested against independent values.
-MIN_NOISE_MULTIPLIER = 0.01
-MAX_NOISE_MULTIPLIER = 1000.0
-MIN_SAMPLING_PROBABILITY = 1e-8
-MAX_NUM_STEPS = 10**8
+from tf_privacy.accounting import neighboring_relation as relation_lib
+from tf_privacy.accounting import ranges
+from tf_privacy.accounting import releases
 
 
-def check_noise_multiplier(value) -> float:
-    """Returns a noise multiplier within the range of the accountant."""
-    _checks.check_noise_multiplier(value)
-    return _checks.check_real(
-        "noise_multiplier",
-        value,
-        at_least=MIN_NOISE_MULTIPLIER,
-        at_most=MAX_NOISE_MULTIPLIER,
-        hint=(
-            f"Below {MIN_NOISE_MULTIPLIER} there is no privacy to speak of; "
-            f"above {MAX_NOISE_MULTIPLIER:g}, account for "
-            f"{MAX_NOISE_MULTIPLIER:g}: its epsilon is an upper bound."
-        ),
+class Mechanism(abc.ABC):
+    """What a run released, in terms of noise and sampling."""
+
+    @abc.abstractmethod
+    def list_releases(
+        self, relation: relation_lib.NeighboringRelation
+    ) -> tuple[tuple[releases.Release, int], ...]:
+        """Returns the single releases and how many there were of each.
+
+        Args:
+            relation: Which data sets are compared.
+
+        Raises:
+            ValueError: If no analysis is known for that relation.
+        """
+
+
+def refuse_relation(mechanism, relation, *, covered, hint: str = ""):
+    """Raises unless a mechanism's analysis covers a relation.
+
+    Args:
+        mechanism: Named in the message.
+        relation: A `relation_lib.NeighboringRelation`.
+        covered: Those that are analyzed.
+        hint: What to do instead.
+    """
+    _checks.check_choice(
+        f"neighboring_relation of {type(mechanism).__name__}",
+        relation,
+        covered,
+        hint=hint,
     )
 
 
-def check_sampling_probability(value) -> float:
-    """Returns a sampling probability within the range of the accountant."""
-    _checks.check_sampling_probability(value)
-    return _checks.check_real(
-        "sampling_probability",
-        value,
-        at_least=MIN_SAMPLING_PROBABILITY,
-        at_most=1.0,
-        hint=(
-            f"Below {MIN_SAMPLING_PROBABILITY}, account for "
-            f"{MIN_SAMPLING_PROBABILITY}: its epsilon is an upper bound."
-        ),
-    )
+def set_checked(instance, **values) -> None:
+    """Stores checked values in a frozen dataclass, in its construction only.
+
+    Args:
+        instance: The dataclass.
+        **values: By field.
+    """
+    for name, value in values.items():
+        object.__setattr__(instance, name, value)
 
 
-def check_num_steps(value, *, at_least: int = 0) -> int:
-    """Returns a number of steps within the range of the accountant."""
-    return _checks.check_integer(
-        "num_steps",
-        value,
-        at_least=at_least,
-        at_most=MAX_NUM_STEPS,
-        hint="It counts the noisy releases (optimizer updates).",
-    )
+def check_mechanism(name: str, value) -> Mechanism:
+    """Returns a value once it is a Mechanism.
+
+    Args:
+        name: The parameter's name as the caller wrote it.
+        value: What the caller passed.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not isinstance(value, Mechanism):
+        raise TypeError(
+            f"{name} must be a Mechanism. Received: {value!r}. Describe what "
+            "ran, as in PoissonSampled(Gaussian(1.1), 0.01)."
+        )
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian(Mechanism):
+    """One release of a sum plus Gaussian noise.
+
+    Any unit may be in the sum: no amplification by sampling.
+
+    Attributes:
+        noise_multiplier: Noise stddev over the L2 norm of one unit's
+            contribution; in [0.01, 1000].
+    """
+
+    noise_multiplier: float
+
+    def __post_init__(self):
+        checked = ranges.check_noise_multiplier(self.noise_multiplier)
+        set_checked(self, noise_multiplier=checked)
+
+    def list_releases(self, relation):
+        """Returns one release; replacing a unit moves the sum by 2 clips."""
+        replaces = relation is relation_lib.NeighboringRelation.REPLACE_ONE
+        noise = self.noise_multiplier / (2.0 if replaces else 1.0)
+        return ((releases.GaussianRelease(noise), 1),)
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfComposed(Mechanism):
+    """The same mechanism several times, with fresh randomness each time.
+
+    Attributes:
+        mechanism: What ran each time.
+        count: How many times; whole, in [0, 1e8].
+    """
+
+    mechanism: Mechanism
+    count: int
+
+    def __post_init__(self):
+        check_mechanism("mechanism", self.mechanism)
+        set_checked(
+            self, count=ranges.check_num_steps(self.count, name="count")
+        )
+
+    def list_releases(self, relation):
+        """Returns the releases, each counted `count` times as often."""
+        inner = self.mechanism.list_releases(relation)
+        return tuple((each, n * self.count) for each, n in inner)
+
+
+@dataclasses.dataclass(frozen=True)
+class Composed(Mechanism):
+    """Several mechanisms on the same data, each may depend on those before.
+
+    Args:
+        mechanisms: What ran, in any order; may be empty.
+    """
+
+    mechanisms: tuple[Mechanism, ...]
+
+    def __init__(self, mechanisms: Sequence[Mechanism] = ()):
+        checked = tuple(check_mechanism("mechanisms", m) for m in mechanisms)
+        set_checked(self, mechanisms=checked)
+
+    def list_releases(self, relation):
+        """Returns the releases of all mechanisms."""
+        return tuple(
+            pair
+            for each in self.mechanisms
+            for pair in each.list_releases(relation)
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mechanism:
-    """A number of equal steps of the Poisson-sampled Gaussian mechanism.
+class SampledGaussianSteps(Mechanism):
+    """The steps of DP-SGD: Gaussian noise on sums over Poisson samples.
 
-    Each step releases the sum of the clipped contributions of a fresh Poisson
-    sample plus Gaussian noise. The meaning of an instance never changes.
+    The same as SelfComposed(PoissonSampled(Gaussian(noise_multiplier),
+    sampling_probability), num_steps).
 
     Attributes:
         noise_multiplier: Noise stddev over the L2 clip; in [0.01, 1000].
@@ -74,12 +169,50 @@ class Mechanism:
     num_steps: int
 
     def __post_init__(self):
-        checked = {
-            "noise_multiplier": check_noise_multiplier(self.noise_multiplier),
-            "sampling_probability": check_sampling_probability(
+        set_checked(
+            self,
+            noise_multiplier=ranges.check_noise_multiplier(
+                self.noise_multiplier
+            ),
+            sampling_probability=ranges.check_sampling_probability(
                 self.sampling_probability
             ),
-            "num_steps": check_num_steps(self.num_steps),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+            num_steps=ranges.check_num_steps(self.num_steps),
+        )
+
+    def list_releases(self, relation):
+        """Returns the one kind of release, with its count."""
+        release = sample_gaussian(
+            self.noise_multiplier, self.sampling_probability, relation
+        )
+        return ((release, self.num_steps),)
+
+
+def sample_gaussian(
+    noise_multiplier: float,
+    sampling_probability: float,
+    relation: relation_lib.NeighboringRelation,
+) -> releases.Release:
+    """Returns the release of a sum over a Poisson sample with Gaussian noise.
+
+    ADD_OR_REMOVE_ONE and ZERO_OUT_ONE share one analysis: the differing unit
+    adds its clipped gradient with the sampling probability, and nothing
+    otherwise, against nothing at all.
+
+    Args:
+        noise_multiplier: Noise stddev over the L2 clip; > 0.
+        sampling_probability: In (0, 1].
+        relation: Which data sets are compared.
+    """
+    replaces = relation is relation_lib.NeighboringRelation.REPLACE_ONE
+    if sampling_probability == 1.0:
+        return releases.GaussianRelease(
+            noise_multiplier / (2.0 if replaces else 1.0)
+        )
+    if replaces:
+        return releases.ReplacedGaussianRelease(
+            noise_multiplier, sampling_probability
+        )
+    return releases.SampledGaussianRelease(
+        noise_multiplier, sampling_probability
+    )

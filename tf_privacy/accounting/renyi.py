@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renyi differential privacy (RDP) of the sampled Gaussian, and its sums."""
-
-import functools
-from collections.abc import Sequence
+"""Renyi differential privacy (RDP) of the sampled Gaussian."""
 
 import numpy as np
 
-from tf_privacy.accounting import mechanism as mechanism_lib
+from tf_privacy.accounting import ranges
 from tf_privacy.accounting import sampled_gaussian_moment
 
 # Raises the quadrature by more than its error, so that it stays a bound.
@@ -52,7 +49,7 @@ def compute_gaussian_rdp(orders, *, noise_multiplier: float) -> np.ndarray:
 
     Source: Mironov 2017, arXiv:1702.07476, Proposition 7.
     """
-    noise_multiplier = mechanism_lib.check_noise_multiplier(noise_multiplier)
+    noise_multiplier = ranges.check_noise_multiplier(noise_multiplier)
     return _check_orders(orders) / (2.0 * noise_multiplier**2)
 
 
@@ -87,7 +84,7 @@ def compute_sampled_gaussian_rdp(
         moment, and why this direction is the larger one).
     """
     orders = _check_orders(orders)
-    sampling_probability = mechanism_lib.check_sampling_probability(
+    sampling_probability = ranges.check_sampling_probability(
         sampling_probability
     )
     bound = compute_gaussian_rdp(orders, noise_multiplier=noise_multiplier)
@@ -118,51 +115,3 @@ def _check_orders(orders) -> np.ndarray:
             f"orders must be finite numbers > 1. Received: {orders!r}."
         )
     return orders
-
-
-@functools.lru_cache(maxsize=128)
-def compute_rdp_of_step(
-    noise_multiplier: float, sampling_probability: float
-) -> np.ndarray:
-    """Returns one step's RDP at `DEFAULT_ORDERS`, remembered between calls.
-
-    Args:
-        noise_multiplier: Noise stddev over the L2 clip; in [0.01, 1000].
-        sampling_probability: Chance that a unit joins a batch; in [1e-8, 1].
-
-    Returns:
-        `[A]` float64, nats, read-only; see `compute_sampled_gaussian_rdp`.
-    """
-    rdp = compute_sampled_gaussian_rdp(
-        DEFAULT_ORDERS,
-        noise_multiplier=noise_multiplier,
-        sampling_probability=sampling_probability,
-    )
-    rdp.flags.writeable = False
-    return rdp
-
-
-def compute_rdp_of(
-    mechanisms: Sequence[mechanism_lib.Mechanism],
-) -> np.ndarray:
-    """Returns the RDP at `DEFAULT_ORDERS` of all mechanisms together.
-
-    RDP adds up, also where a later step depends on earlier results, as training
-    does. The settings (noise, sampling, number of steps) must not have been
-    chosen by looking at those results. Nothing, or zero steps, is zero.
-
-    Args:
-        mechanisms: What ran, in any order; may be empty.
-
-    Returns:
-        `[A]` float64, nats.
-
-    Source: Mironov 2017, arXiv:1702.07476, Proposition 1 (composition).
-    """
-    total = np.zeros_like(DEFAULT_ORDERS)
-    for part in mechanisms:
-        if part.num_steps:
-            total += part.num_steps * compute_rdp_of_step(
-                part.noise_multiplier, part.sampling_probability
-            )
-    return total

@@ -12,7 +12,7 @@ from tf_privacy.accounting import mechanism as mechanism_lib
 from tf_privacy.accounting import neighboring_relation as relation_lib
 from tf_privacy.accounting import statement_text
 
-ACCOUNTANT = "RDP, Canonne-Kamath-Steinke conversion"
+RELEASED = "All model weights of all steps, and all that is computed from them."
 NOT_COVERED = (
     "Metrics and losses reported during training: they are computed on the "
     "raw data.",
@@ -64,10 +64,10 @@ class Phase:
             return "batches made by the user (no amplification)"
         return "poisson"
 
-    def make_mechanism(self) -> mechanism_lib.Mechanism:
+    def make_mechanism(self) -> mechanism_lib.SampledGaussianSteps:
         """Returns what the phase counts as; user batches are unsampled."""
         probability = self.sampling_probability
-        return mechanism_lib.Mechanism(
+        return mechanism_lib.SampledGaussianSteps(
             noise_multiplier=self.noise_multiplier,
             sampling_probability=1.0 if probability is None else probability,
             num_steps=self.num_steps,
@@ -86,8 +86,15 @@ class PrivacyStatement:
         neighboring_relation: Which data sets are compared.
         phases: What ran.
         num_steps: Noisy releases of all phases together.
+        epsilon_lower: Nats; the accountant proves that no smaller epsilon
+            holds for all data sets. 0 where nothing is proved.
+        epsilon_rdp: Nats, upper bound by Renyi DP, for comparison with other
+            libraries.
         epsilon_without_amplification: Nats, upper bound: as if any unit may be
             in every batch, so without any trust in the sampling.
+        max_attack_accuracy: Upper bound on how often an attacker is right who
+            guesses whether one unit was used, at even odds; in [0.5, 1].
+        released: What may be published.
         accountant: Method of computation.
         assumptions: What must hold for `epsilon` to be true.
         not_covered: What the guarantee does not extend to.
@@ -100,7 +107,11 @@ class PrivacyStatement:
     neighboring_relation: relation_lib.NeighboringRelation
     phases: tuple[Phase, ...]
     num_steps: int
+    epsilon_lower: float
+    epsilon_rdp: float
     epsilon_without_amplification: float
+    max_attack_accuracy: float
+    released: str
     accountant: str
     assumptions: tuple[str, ...]
     not_covered: tuple[str, ...]
@@ -120,8 +131,8 @@ class PrivacyStatement:
         for name, value in values.items():
             if isinstance(value, tuple):
                 values[name] = list(value)
-        for name in ("epsilon", "epsilon_without_amplification"):
-            if not math.isfinite(values[name]):
+        for name in values:
+            if name.startswith("epsilon") and not math.isfinite(values[name]):
                 values[name] = None
         values["is_private"] = self.is_private
         values["neighboring_relation"] = self.neighboring_relation.value
@@ -161,6 +172,33 @@ def _list_notes(phases: Sequence[Phase], delta: float, unit: str) -> list[str]:
     return notes
 
 
+def _compute_figures(phases, delta, relation) -> dict:
+    """Returns what the accountants say, by the statement's fields."""
+    mechanisms = [phase.make_mechanism() for phase in phases]
+    unsampled = [
+        dataclasses.replace(each, sampling_probability=1.0)
+        for each in mechanisms
+    ]
+    bounds, worst = (
+        composition.compute_epsilon_bounds_of(
+            runs, delta=delta, neighboring_relation=relation
+        )
+        for runs in (mechanisms, unsampled)
+    )
+    # At epsilon 0, delta is the total variation between the neighbors.
+    advantage = composition.compute_delta_of(
+        mechanisms, epsilon=0.0, neighboring_relation=relation
+    )
+    return {
+        "epsilon": bounds.epsilon,
+        "epsilon_lower": bounds.lower,
+        "epsilon_rdp": bounds.rdp_epsilon,
+        "epsilon_without_amplification": worst.epsilon,
+        "max_attack_accuracy": 0.5 + 0.5 * advantage,
+        "accountant": bounds.accountant,
+    }
+
+
 def make_privacy_statement(
     phases: Sequence[Phase],
     *,
@@ -178,7 +216,7 @@ def make_privacy_statement(
         phases: What ran, in order; may be empty.
         delta: Probability in (0, 1).
         unit: What the guarantee protects, in the singular.
-        neighboring_relation: ADD_OR_REMOVE_ONE or ZERO_OUT_ONE.
+        neighboring_relation: Which data sets are compared.
         fixed_noise_seed: Whether the noise came from a seed that somebody may
             know. Such a run is not private: epsilon is inf.
         notes: Further remarks for the reader, a sentence each.
@@ -190,33 +228,28 @@ def make_privacy_statement(
         ValueError: If an argument is out of range.
     """
     delta = _checks.check_delta(delta)
-    relation_lib.check_neighboring_relation(neighboring_relation)
     phases = tuple(phases)
-    mechanisms = [phase.make_mechanism() for phase in phases]
-    unsampled = [
-        dataclasses.replace(each, sampling_probability=1.0)
-        for each in mechanisms
-    ]
-    epsilon = composition.compute_epsilon_of(mechanisms, delta=delta)
-    worst = composition.compute_epsilon_of(unsampled, delta=delta)
+    figures = _compute_figures(phases, delta, neighboring_relation)
     written = [*_list_notes(phases, delta, unit), *notes]
     if fixed_noise_seed:
-        secret = statement_text.format_up(epsilon)
+        secret = statement_text.format_up(figures["epsilon"])
         written.insert(
             0,
             "not private: the noise was generated from a fixed seed. With "
             f"secret noise epsilon would have been {secret}.",
         )
-        epsilon = worst = math.inf
+        for name in figures:
+            if name.startswith("epsilon"):
+                figures[name] = math.inf
+        figures["max_attack_accuracy"] = 1.0
     return PrivacyStatement(
-        epsilon=epsilon,
+        **figures,
         delta=delta,
         unit=unit,
         neighboring_relation=neighboring_relation,
         phases=phases,
-        num_steps=sum(each.num_steps for each in mechanisms),
-        epsilon_without_amplification=worst,
-        accountant=ACCOUNTANT,
+        num_steps=sum(phase.num_steps for phase in phases),
+        released=RELEASED,
         assumptions=tuple(_list_assumptions(phases, unit)),
         not_covered=NOT_COVERED,
         notes=tuple(written),

@@ -27,6 +27,21 @@ def format_up(value: float, *, num_digits: int = 4) -> str:
     return f"{float(rounded):.{num_digits}g}"
 
 
+def format_down(value: float, *, num_digits: int = 4) -> str:
+    """Returns a number in decimals, rounded down so that a bound stays one.
+
+    Args:
+        value: >= 0, no unit; finite.
+        num_digits: Significant digits; >= 1.
+
+    Returns:
+        The decimal text; never above `value`.
+    """
+    context = decimal.Context(prec=num_digits, rounding=decimal.ROUND_FLOOR)
+    rounded = context.create_decimal(decimal.Decimal(value))
+    return f"{float(rounded):.{num_digits}g}"
+
+
 def _fill(text: str, *, indent: str = "", hanging: str | None = None) -> str:
     return textwrap.fill(
         text,
@@ -63,6 +78,22 @@ def _write_phase(phase, unit: str) -> str:
     )
 
 
+def _write_command(statement) -> list[str]:
+    """Returns the command that computes the same epsilon, if one does."""
+    if len(statement.phases) != 1:
+        return []
+    if statement.neighboring_relation.value == "replace_one":
+        return []
+    phase = statement.phases[0].make_mechanism()
+    return [
+        "To compute it again:",
+        f"  tf-privacy-epsilon --noise_multiplier={phase.noise_multiplier!r} "
+        "\\",
+        f"    --sampling_probability={phase.sampling_probability!r} \\",
+        f"    --num_steps={phase.num_steps} --delta={statement.delta!r}",
+    ]
+
+
 def write_statement(statement) -> str:
     """Returns the statement as text for a reader who is no expert.
 
@@ -95,14 +126,7 @@ def write_statement(statement) -> str:
         _fill(meaning),
     ]
     if statement.is_private:
-        worst = format_up(statement.epsilon_without_amplification)
-        lines += [
-            "",
-            _fill(
-                f"Worst case, if one {unit} may be in every batch (no trust in "
-                f"the sampling): epsilon = {worst}."
-            ),
-        ]
+        lines += _write_worst_cases(statement)
     lines += _list("Notes:", statement.notes)
     lines += _list(
         f"What ran ({statement.num_steps} steps):",
@@ -110,5 +134,34 @@ def write_statement(statement) -> str:
     )
     lines += _list("It holds if:", statement.assumptions)
     lines += _list("It does not cover:", statement.not_covered)
-    lines += ["", _fill(f"Accountant: {statement.accountant}.")]
+    lines += ["", _fill(f"Released: {statement.released}")]
+    lines += [_fill(f"Accountant: {statement.accountant}.")]
+    if statement.is_private:
+        lines += _write_accounting(statement)
     return "\n".join(lines)
+
+
+def _write_worst_cases(statement) -> list[str]:
+    unit = statement.unit
+    worst = format_up(statement.epsilon_without_amplification)
+    percent = format_up(100.0 * statement.max_attack_accuracy)
+    return [
+        "",
+        _fill(
+            f"Who guesses whether a given {unit} was used, at even odds, is "
+            f"right in at most {percent}% of all cases."
+        ),
+        "",
+        _fill(
+            f"Worst case, if one {unit} may be in every batch (no trust in the "
+            f"sampling): epsilon = {worst}."
+        ),
+    ]
+
+
+def _write_accounting(statement) -> list[str]:
+    lower = format_down(statement.epsilon_lower)
+    text = f"By Renyi DP epsilon is {format_up(statement.epsilon_rdp)}."
+    if statement.epsilon_lower > 0.0:
+        text = f"No epsilon below {lower} can hold. {text}"
+    return [_fill(text), *_write_command(statement)]

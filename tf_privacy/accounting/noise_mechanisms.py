@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Descriptions of mechanisms by their noise; any unit may take part."""
+
+import dataclasses
+import math
+
+from tf_privacy import _checks
+from tf_privacy.accounting import laplace_loss
+from tf_privacy.accounting import mechanism as mechanism_lib
+from tf_privacy.accounting import neighboring_relation as relation_lib
+from tf_privacy.accounting import ranges
+from tf_privacy.accounting import releases
+
+
+@dataclasses.dataclass(frozen=True)
+class Laplace(mechanism_lib.Mechanism):
+    """One release of a sum plus Laplace noise.
+
+    Attributes:
+        noise_multiplier: Scale of the noise over the L1 norm of one unit's
+            contribution; in [0.01, 1000].
+    """
+
+    noise_multiplier: float
+
+    def __post_init__(self):
+        checked = ranges.check_noise_multiplier(self.noise_multiplier)
+        mechanism_lib.set_checked(self, noise_multiplier=checked)
+
+    def list_releases(self, relation):
+        """Returns one release; replacing a unit moves the sum twice as far."""
+        replaces = relation is relation_lib.NeighboringRelation.REPLACE_ONE
+        noise = self.noise_multiplier / (2.0 if replaces else 1.0)
+        return ((laplace_loss.LaplaceRelease(noise, 1.0), 1),)
+
+
+@dataclasses.dataclass(frozen=True)
+class ApproximateDP(mechanism_lib.Mechanism):
+    """Anything that is (epsilon, delta)-DP for the relation in question.
+
+    Attributes:
+        epsilon: Nats; finite, >= 0.
+        delta: Probability in [0, 1).
+    """
+
+    epsilon: float
+    delta: float = 0.0
+
+    def __post_init__(self):
+        mechanism_lib.set_checked(
+            self,
+            epsilon=_checks.check_real("epsilon", self.epsilon, at_least=0.0),
+            delta=_checks.check_real(
+                "delta", self.delta, at_least=0.0, below=1.0
+            ),
+        )
+
+    def list_releases(self, relation):
+        """Returns one release."""
+        if self.epsilon == self.delta == 0.0:
+            return ()
+        return ((releases.BoundedRelease(self.epsilon, self.delta), 1),)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConcentratedDP(mechanism_lib.Mechanism):
+    """Anything that is rho-zCDP for the relation in question.
+
+    Attributes:
+        rho: Nats; finite, > 0.
+    """
+
+    rho: float
+
+    def __post_init__(self):
+        checked = _checks.check_real("rho", self.rho, above=0.0)
+        mechanism_lib.set_checked(self, rho=checked)
+
+    def list_releases(self, relation):
+        """Returns one release."""
+        return ((releases.ConcentratedRelease(self.rho), 1),)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptiveClipping(mechanism_lib.Mechanism):
+    """A clipped sum and the noised count of units that the clip left whole.
+
+    The count, of terms -1/2 and 1/2, moves by 1/2 for one unit, so both
+    releases together are one Gaussian whose noise multiplier is
+
+        (noise_multiplier^-2 + (2 count_stddev)^-2)^(-1/2)
+
+    Attributes:
+        noise_multiplier: Noise stddev on the sum over the clip; in
+            [0.01, 1000].
+        count_stddev: Noise stddev on the count, in units; > 0.
+
+    Source: Andrew, Thakkar, McMahan and Ramaswamy 2021, arXiv:1905.03871,
+        Theorem 1.
+    """
+
+    noise_multiplier: float
+    count_stddev: float
+
+    def __post_init__(self):
+        mechanism_lib.set_checked(
+            self,
+            noise_multiplier=ranges.check_noise_multiplier(
+                self.noise_multiplier
+            ),
+            count_stddev=_checks.check_real(
+                "count_stddev", self.count_stddev, above=0.0
+            ),
+        )
+
+    @property
+    def effective_noise_multiplier(self) -> float:
+        """Noise multiplier of both releases as one, rounded down."""
+        total = self.noise_multiplier**-2.0 + (2.0 * self.count_stddev) ** -2.0
+        return (1.0 - 1e-15) / math.sqrt(total)
+
+    def list_releases(self, relation):
+        """Returns one release."""
+        replaces = relation is relation_lib.NeighboringRelation.REPLACE_ONE
+        noise = self.effective_noise_multiplier / (2.0 if replaces else 1.0)
+        return ((releases.GaussianRelease(noise), 1),)
