@@ -49,6 +49,7 @@ setuptools.setup(
             "tf-privacy-epsilon = tf_privacy.cli.epsilon:run",
             "tf-privacy-delta = tf_privacy.cli.delta:run",
             "tf-privacy-noise = tf_privacy.cli.noise:run",
+            "tf-privacy-plan = tf_privacy.cli.plan:run",
             "tf-privacy-statement = tf_privacy.cli.statement:run",
         ],
     },

@@ -34,7 +34,8 @@ class EpsilonBounds:
 
     Attributes:
         epsilon: Nats; never below the truth: the number to state.
-        lower: Nats; never above the truth. 0 where nothing better is proved.
+        lower: Nats; no smaller epsilon holds for all data, models and losses.
+            0 where that is not proved.
         rdp_epsilon: Nats; the looser bound of the Renyi accountant; inf if
             there is none.
         delta: Probability in (0, 1).
@@ -229,6 +230,8 @@ def compute_epsilon_bounds_of(
     collected = collect_releases(mechanisms, neighboring_relation)
     rdp_epsilon = _compute_rdp_epsilon(mechanisms, delta, neighboring_relation)
     epsilon, lower, accountant = _bound_epsilon(collected, delta, True)
+    if not all(mechanism.is_attained for mechanism in mechanisms):
+        lower = 0.0
     if rdp_epsilon < epsilon:
         epsilon, accountant = rdp_epsilon, RENYI
     if not epsilon < math.inf:

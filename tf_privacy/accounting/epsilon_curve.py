@@ -86,8 +86,8 @@ class EpsilonCurve:
             num_steps: Whole number in [0, 1e8].
 
         Returns:
-            epsilon in nats, >= 0; an upper bound, up to 5% above
-            `compute_epsilon` and equal to it at round numbers.
+            epsilon in nats, >= 0; an upper bound, at most a tenth above
+            `compute_epsilon`, as a rule a twentieth.
         """
         unit = 10 ** max(0, len(str(num_steps)) - 2)
         rounded = min(-(-num_steps // unit) * unit, ranges.MAX_NUM_STEPS)
@@ -199,3 +199,46 @@ def compute_max_steps(
         neighboring_relation=neighboring_relation,
     )
     return curve.compute_max_steps(target_epsilon=target_epsilon)
+
+
+def calibrate_num_steps(
+    *,
+    target_epsilon: float,
+    target_delta: float,
+    noise_multiplier: float,
+    sampling_probability: float,
+    neighboring_relation: relation_lib.NeighboringRelation = _ADD_OR_REMOVE_ONE,
+) -> int:
+    """Returns the most steps that meet the target.
+
+    Args:
+        target_epsilon: Nats; finite, > 0.
+        target_delta: Probability in (0, 1).
+        noise_multiplier: Noise stddev over the L2 clip; in [0.01, 1000].
+        sampling_probability: Chance that a unit joins a batch, by independent
+            (Poisson) draws; in [1e-8, 1].
+        neighboring_relation: Which data sets are compared.
+
+    Returns:
+        Steps in [1, 1e8], rounded down; `compute_epsilon` was evaluated at it
+        and is <= the target.
+
+    Raises:
+        ValueError: If an argument is out of range, or a single step does not
+            meet the target.
+    """
+    steps = compute_max_steps(
+        spent=[],
+        noise_multiplier=noise_multiplier,
+        sampling_probability=sampling_probability,
+        target_epsilon=target_epsilon,
+        target_delta=target_delta,
+        neighboring_relation=neighboring_relation,
+    )
+    if not steps:
+        raise ValueError(
+            "target_epsilon must leave room for at least one step. Received: "
+            f"{target_epsilon!r}. Use more noise, a smaller "
+            "sampling_probability, or a larger target."
+        )
+    return steps

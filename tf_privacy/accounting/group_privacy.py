@@ -39,6 +39,11 @@ class GroupRun(mechanism_lib.Mechanism):
         size = _check_group_size(self.group_size)
         mechanism_lib.set_checked(self, group_size=size)
 
+    @property
+    def is_attained(self):
+        """Whether the mechanism's bound is attained."""
+        return self.mechanism.is_attained
+
     def list_releases(self, relation):
         """Returns the releases with their sums moved by the whole group."""
         found = []

@@ -18,6 +18,11 @@ from tf_privacy.accounting import releases
 class Mechanism(abc.ABC):
     """What a run released, in terms of noise and sampling."""
 
+    @property
+    def is_attained(self) -> bool:
+        """Whether some data spends what is accounted: no bound is smaller."""
+        return True
+
     @abc.abstractmethod
     def list_releases(
         self, relation: relation_lib.NeighboringRelation
@@ -120,6 +125,11 @@ class SelfComposed(Mechanism):
             self, count=ranges.check_num_steps(self.count, name="count")
         )
 
+    @property
+    def is_attained(self):
+        """Whether the mechanism's bound is attained."""
+        return self.mechanism.is_attained
+
     def list_releases(self, relation):
         """Returns the releases, each counted `count` times as often."""
         inner = self.mechanism.list_releases(relation)
@@ -139,6 +149,11 @@ class Composed(Mechanism):
     def __init__(self, mechanisms: Sequence[Mechanism] = ()):
         checked = tuple(check_mechanism("mechanisms", m) for m in mechanisms)
         set_checked(self, mechanisms=checked)
+
+    @property
+    def is_attained(self):
+        """Whether the bounds of all mechanisms are attained."""
+        return all(each.is_attained for each in self.mechanisms)
 
     def list_releases(self, relation):
         """Returns the releases of all mechanisms."""

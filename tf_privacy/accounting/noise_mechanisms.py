@@ -5,6 +5,7 @@ import dataclasses
 import math
 
 from tf_privacy import _checks
+from tf_privacy.accounting import correlated_noise
 from tf_privacy.accounting import laplace_loss
 from tf_privacy.accounting import mechanism as mechanism_lib
 from tf_privacy.accounting import neighboring_relation as relation_lib
@@ -124,3 +125,104 @@ class AdaptiveClipping(mechanism_lib.Mechanism):
         replaces = relation is relation_lib.NeighboringRelation.REPLACE_ONE
         noise = self.effective_noise_multiplier / (2.0 if replaces else 1.0)
         return ((releases.GaussianRelease(noise), 1),)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TreeAggregation(mechanism_lib.Mechanism):
+    """Sums over the nodes of binary trees of steps, each with Gaussian noise.
+
+    A tree starts anew every `steps_per_tree` steps (DP-FTRL with restarts).
+
+    Attributes:
+        noise_multiplier: Noise stddev of one node over the clip of one step's
+            contribution; in [0.01, 1000].
+        steps_per_tree: Leaves of a tree; whole, >= 1.
+        num_trees: Trees one after the other; whole, in [0, 1e8].
+        max_participations: Steps of one tree that a unit takes part in, at
+            most; whole, >= 1. Shuffled epochs with one tree each: 1.
+        min_separation: Steps from one participation of a unit to its next, at
+            least; whole, >= 1.
+
+    Source: Kairouz, McMahan, Song, Thakkar, Thakurta and Xu 2021,
+        arXiv:2103.00039, Appendix D.
+    """
+
+    noise_multiplier: float
+    steps_per_tree: int
+    num_trees: int = 1
+    max_participations: int = 1
+    min_separation: int = 1
+
+    def __post_init__(self):
+        mechanism_lib.set_checked(
+            self,
+            noise_multiplier=ranges.check_noise_multiplier(
+                self.noise_multiplier
+            ),
+            num_trees=ranges.check_num_steps(self.num_trees, name="num_trees"),
+        )
+        # Checks the other fields, by their names there and here.
+        self.compute_sensitivity()
+
+    @property
+    def is_attained(self):
+        """False: the sensitivity of several participations is a bound."""
+        return self.max_participations == 1
+
+    def compute_sensitivity(self) -> float:
+        """Returns the L2 norm of what one unit adds to all nodes of a tree."""
+        return correlated_noise.compute_tree_sensitivity(
+            num_steps=self.steps_per_tree,
+            min_separation=self.min_separation,
+            max_participations=self.max_participations,
+        )
+
+    def list_releases(self, relation):
+        """Returns one release for each tree."""
+        replaces = relation is relation_lib.NeighboringRelation.REPLACE_ONE
+        moved = self.compute_sensitivity() * (2.0 if replaces else 1.0)
+        release = releases.GaussianRelease(self.noise_multiplier / moved)
+        return ((release, self.num_trees),)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MatrixMechanism(mechanism_lib.Mechanism):
+    """Gaussian noise, correlated over the steps, on a run's clipped sums.
+
+    Released is C x + z, with x the sums of all steps, C the strategy matrix
+    and z noise; `tf_privacy.accounting.compute_matrix_sensitivity` and its
+    siblings say what one unit adds to C x.
+
+    Attributes:
+        noise_multiplier: Noise stddev of z over the clip of one step's
+            contribution; in [0.01, 1000].
+        sensitivity: L2 norm of what one unit adds to C x, over that clip; > 0.
+
+    Source: Denisov, McMahan, Rush, Smith and Thakurta 2022, arXiv:2202.08312.
+    """
+
+    noise_multiplier: float
+    sensitivity: float
+
+    def __post_init__(self):
+        mechanism_lib.set_checked(
+            self,
+            noise_multiplier=ranges.check_noise_multiplier(
+                self.noise_multiplier
+            ),
+            sensitivity=_checks.check_real(
+                "sensitivity", self.sensitivity, above=0.0
+            ),
+        )
+
+    @property
+    def is_attained(self):
+        """False: the sensitivity may be a bound."""
+        return False
+
+    def list_releases(self, relation):
+        """Returns the run as one release."""
+        replaces = relation is relation_lib.NeighboringRelation.REPLACE_ONE
+        moved = self.sensitivity * (2.0 if replaces else 1.0)
+        release = releases.GaussianRelease(self.noise_multiplier / moved)
+        return ((release, 1),)

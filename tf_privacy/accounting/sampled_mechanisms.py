@@ -205,6 +205,11 @@ class ShuffledEpochs(mechanism_lib.Mechanism):
         checked = ranges.check_num_steps(self.num_epochs, name="num_epochs")
         mechanism_lib.set_checked(self, num_epochs=checked)
 
+    @property
+    def is_attained(self):
+        """False: what an unknown order hides is not accounted."""
+        return False
+
     def list_releases(self, relation):
         """Returns one release for each epoch; data sets of the same size."""
         mechanism_lib.refuse_relation(

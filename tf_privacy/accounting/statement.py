@@ -86,8 +86,8 @@ class PrivacyStatement:
         neighboring_relation: Which data sets are compared.
         phases: What ran.
         num_steps: Noisy releases of all phases together.
-        epsilon_lower: Nats; the accountant proves that no smaller epsilon
-            holds for all data sets. 0 where nothing is proved.
+        epsilon_lower: Nats; no smaller epsilon holds for all data, models and
+            losses. 0 where that is not proved.
         epsilon_rdp: Nats, upper bound by Renyi DP, for comparison with other
             libraries.
         epsilon_without_amplification: Nats, upper bound: as if any unit may be
@@ -185,13 +185,17 @@ def _compute_figures(phases, delta, relation) -> dict:
         )
         for runs in (mechanisms, unsampled)
     )
+    are_sampled = all(
+        phase.sampling_probability is not None for phase in phases
+    )
     # At epsilon 0, delta is the total variation between the neighbors.
     advantage = composition.compute_delta_of(
         mechanisms, epsilon=0.0, neighboring_relation=relation
     )
     return {
         "epsilon": bounds.epsilon,
-        "epsilon_lower": bounds.lower,
+        # What a user's own way to make batches hides is not known.
+        "epsilon_lower": bounds.lower if are_sampled else 0.0,
         "epsilon_rdp": bounds.rdp_epsilon,
         "epsilon_without_amplification": worst.epsilon,
         "max_attack_accuracy": 0.5 + 0.5 * advantage,

@@ -163,5 +163,5 @@ def _write_accounting(statement) -> list[str]:
     lower = format_down(statement.epsilon_lower)
     text = f"By Renyi DP epsilon is {format_up(statement.epsilon_rdp)}."
     if statement.epsilon_lower > 0.0:
-        text = f"No epsilon below {lower} can hold. {text}"
+        text = f"No epsilon below {lower} holds for all data. {text}"
     return [_fill(text), *_write_command(statement)]

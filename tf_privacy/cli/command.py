@@ -5,6 +5,7 @@ Each command owns its `absl.flags.FlagValues`, so that all can be imported
 into one process.
 """
 
+import dataclasses
 import json
 import math
 import sys
@@ -13,35 +14,69 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from tf_privacy import accounting
+
 _BAD_USAGE = 2
+_NUMBERS = {
+    "sampling_probability": "Chance that one example joins one batch, by "
+    "Poisson sampling; 1 for batches made in any other way.",
+    "num_examples": "Examples in the training set.",
+    "expected_batch_size": "Mean batch size; with num_examples it gives the "
+    "sampling_probability.",
+    "num_steps": "Noisy steps (optimizer updates).",
+    "num_epochs": "Passes over the data, instead of num_steps.",
+    "noise_multiplier": "Noise stddev over the L2 clip.",
+}
+_RELATIONS = [relation.value for relation in accounting.NeighboringRelation]
 
 
-def make_flags(*, with_noise: bool) -> flags.FlagValues:
+def make_flags(*, without: Sequence[str] = ()) -> flags.FlagValues:
     """Returns the flags that describe a training run.
 
     Args:
-        with_noise: Whether the run's noise_multiplier is an input.
+        without: Names of numbers that are no input of the command.
 
     Returns:
         A new `FlagValues`, to which the command adds its own.
     """
     values = flags.FlagValues()
-    numbers = {
-        "sampling_probability": "Chance that one example joins one batch, by "
-        "Poisson sampling; 1 for batches made in any other way.",
-        "num_examples": "Examples in the training set.",
-        "expected_batch_size": "Mean batch size; with num_examples it gives "
-        "the sampling_probability.",
-        "num_steps": "Noisy steps (optimizer updates).",
-        "num_epochs": "Passes over the data, instead of num_steps.",
-    }
-    if with_noise:
-        numbers["noise_multiplier"] = "Noise stddev over the L2 clip."
-    for name, text in numbers.items():
-        flags.DEFINE_float(name, None, text, flag_values=values)
+    for name, text in _NUMBERS.items():
+        if name not in without:
+            flags.DEFINE_float(name, None, text, flag_values=values)
+    flags.DEFINE_enum(
+        "neighboring_relation",
+        "add_or_remove_one",
+        _RELATIONS,
+        "Which data sets are compared.",
+        flag_values=values,
+    )
     flags.DEFINE_bool("json", False, "Print JSON.", flag_values=values)
-    flags.DEFINE_bool("help", False, "Print the flags.", flag_values=values)
+    flags.DEFINE_bool("help", False, "Print this text.", flag_values=values)
     return values
+
+
+def define_plot(values: flags.FlagValues, what: str) -> None:
+    """Adds the flag of a plot.
+
+    Args:
+        values: The command's flags.
+        what: What the plot shows.
+    """
+    flags.DEFINE_string(
+        "plot",
+        None,
+        f"File to draw {what} to (.png, .svg, .pdf); needs tf_privacy[report].",
+        flag_values=values,
+    )
+
+
+def get_relation(values: flags.FlagValues) -> accounting.NeighboringRelation:
+    """Returns the neighboring relation.
+
+    Args:
+        values: Parsed flags.
+    """
+    return accounting.NeighboringRelation(values["neighboring_relation"].value)
 
 
 def get_required(values: flags.FlagValues, name: str) -> float:
@@ -127,39 +162,60 @@ def get_num_steps(values: flags.FlagValues, probability: float) -> float:
     return math.ceil(epochs / probability * (1 - 1e-12))
 
 
-def run_command(
-    argv: Sequence[str],
-    values: flags.FlagValues,
-    *,
-    usage: str,
-    answer: Callable[[], tuple[str, dict]],
-) -> int:
-    """Returns the exit code after answering, or after a one-line error.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """A console command.
 
-    Args:
-        argv: The program's name and its arguments.
-        values: The command's flags; parsed here.
-        usage: One line that says what the command computes.
+    Attributes:
+        usage: What it computes, and worked examples.
+        values: Its flags.
         answer: Computes the text to print and the same as a dict.
-
-    Returns:
-        0, or 2 if a flag or a value was refused.
     """
-    try:
-        values.unparse_flags()
-        rest = values(argv)
-        if values["help"].value:
-            print(f"{usage}\n\n{values.get_help()}")
-            return 0
+
+    usage: str
+    values: flags.FlagValues
+    answer: Callable[[], tuple[str, dict]]
+
+    def main(self, argv: Sequence[str]) -> int:
+        """Prints the answer, or an error in one line.
+
+        Args:
+            argv: The program's name and its arguments.
+
+        Returns:
+            The exit code: 0, or 2 after an error.
+        """
+        try:
+            text = self._answer(argv)
+        except (
+            flags.Error,
+            ValueError,
+            TypeError,
+            OverflowError,
+            ImportError,
+            OSError,
+        ) as error:
+            line = " ".join(str(error).split())
+            print(f"error: {line}", file=sys.stderr)
+            return _BAD_USAGE
+        print(text)
+        return 0
+
+    def _answer(self, argv) -> str:
+        self.values.unparse_flags()
+        rest = self.values(argv)
+        if self.values["help"].value:
+            return f"{self.usage.strip()}\n\n{self.values.get_help()}"
         if len(rest) > 1:
             raise ValueError(
                 f"arguments must be flags. Received: {rest[1]!r}. "
                 "Write --name=value."
             )
-        text, fields = answer()
-    except (flags.Error, ValueError, TypeError, OverflowError) as error:
-        line = " ".join(str(error).split())
-        print(f"error: {line}", file=sys.stderr)
-        return _BAD_USAGE
-    print(json.dumps(fields, allow_nan=False) if values["json"].value else text)
-    return 0
+        text, fields = self.answer()
+        if self.values["json"].value:
+            return json.dumps(fields, allow_nan=False)
+        return text
+
+    def run(self) -> None:
+        """Runs the command on the process's arguments, then exits."""
+        sys.exit(self.main(sys.argv))

@@ -1,54 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tf-privacy-delta: the delta of a training run."""
+"""tf-privacy-delta: the delta of a training run at one epsilon.
 
-import sys
-from collections.abc import Sequence
+  tf-privacy-delta --num_examples=60000 --expected_batch_size=256 \\
+    --num_epochs=60 --noise_multiplier=1.1 --epsilon=3 --plot=profile.png
+"""
 
 from absl import flags
 
-from tf_privacy.accounting import budget
+from tf_privacy import accounting
 from tf_privacy.accounting import statement_text
 from tf_privacy.cli import command
+from tf_privacy.cli import plots
+from tf_privacy.cli import runs
 
-_FLAGS = command.make_flags(with_noise=True)
+_FLAGS = command.make_flags()
 flags.DEFINE_float("epsilon", None, "Nats.", flag_values=_FLAGS)
+runs.define_sampling(_FLAGS)
+command.define_plot(_FLAGS, "delta against epsilon")
 
 
 def _answer() -> tuple[str, dict]:
-    probability = command.get_sampling_probability(_FLAGS)
-    fields = {
-        "noise_multiplier": command.get_required(_FLAGS, "noise_multiplier"),
-        "sampling_probability": probability,
-        "num_steps": command.get_num_steps(_FLAGS, probability),
-        "epsilon": command.get_required(_FLAGS, "epsilon"),
-    }
-    delta = budget.compute_delta(**fields)
+    run, fields = runs.make_run(_FLAGS)
+    epsilon = command.get_required(_FLAGS, "epsilon")
+    relation = command.get_relation(_FLAGS)
+    delta = accounting.compute_delta_of(
+        [run], epsilon=epsilon, neighboring_relation=relation
+    )
     text = (
         f"delta = {statement_text.format_up(delta)} at epsilon = "
-        f"{fields['epsilon']:g} ({fields['num_steps']:g} steps, "
-        f"sampling_probability {probability:g})"
+        f"{epsilon:g} {runs.describe(fields)}"
     )
-    return text, {"delta": delta, **fields}
+    if _FLAGS["plot"].value:
+        plots.plot_delta(
+            _FLAGS["plot"].value, run, epsilon=epsilon, relation=relation
+        )
+    found = {
+        "delta": delta,
+        "epsilon": epsilon,
+        "neighboring_relation": relation.value,
+    }
+    return text, found | fields
 
 
-def main(argv: Sequence[str]) -> int:
-    """Prints the delta of the run that the flags describe.
-
-    Args:
-        argv: The program's name and its arguments.
-
-    Returns:
-        The exit code: 0, or 2 after an error.
-    """
-    return command.run_command(
-        argv, _FLAGS, usage=__doc__.splitlines()[0], answer=_answer
-    )
-
-
-def run() -> None:
-    """Runs the command on the process's arguments, then exits."""
-    sys.exit(main(sys.argv))
-
+_COMMAND = command.Command(usage=__doc__, values=_FLAGS, answer=_answer)
+main = _COMMAND.main
+run = _COMMAND.run
 
 if __name__ == "__main__":
     run()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the steps that an optimizer counted to epsilon and the statement."""
 
+import functools
+
 from tf_privacy import accounting
 from tf_privacy.optimizers import step_ledger
 
@@ -94,6 +96,19 @@ def limit_steps(optimizer, row: int, kind: step_ledger.StepKind) -> None:
     if optimizer.budget is None:
         return
     target_epsilon, target_delta = optimizer.budget
-    curve = make_curve(optimizer.ledger.entries(), kind, delta=target_delta)
-    more = curve.compute_max_steps(target_epsilon=target_epsilon)
-    optimizer.ledger.set_limit(row, more)
+    entries = optimizer.ledger.entries()
+    ran = dict(entries).get(kind, 0)
+    others = tuple(entry for entry in entries if entry[0] != kind)
+    most = _compute_max_steps(others, kind, target_epsilon, target_delta)
+    optimizer.ledger.set_limit(row, max(0, most - ran))
+
+
+@functools.lru_cache(maxsize=64)
+def _compute_max_steps(others, kind, target_epsilon, target_delta) -> int:
+    """Returns how many steps of a kind fit, remembered between calls.
+
+    It depends on the steps of other kinds alone, so that a loop of equal steps
+    asks for it once.
+    """
+    curve = make_curve(others, kind, delta=target_delta)
+    return curve.compute_max_steps(target_epsilon=target_epsilon)

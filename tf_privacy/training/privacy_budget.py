@@ -12,7 +12,8 @@ from tf_privacy.training import ledger
 class PrivacyBudget(keras.callbacks.Callback):
     """Holds training within (target_epsilon, target_delta).
 
-    Adds `epsilon` to the logs and the progress bar, and stops `fit` with the
+    Adds `epsilon` to the logs and the progress bar (within an epoch up to a
+    tenth too large, at its end exact), and stops `fit` with the
     last step that fits in the budget. The budget stays with the optimizer and
     is saved with it: a later step past it, by `fit`, `train_on_batch` or a
     custom loop, releases nothing and raises `PrivacyBudgetError`. A new
@@ -100,16 +101,16 @@ class PrivacyBudget(keras.callbacks.Callback):
         ledger.limit_steps(self.model.optimizer, self._row, self._kind)
 
     def on_train_batch_end(self, batch, logs=None):
-        """Logs epsilon; stops after the last step that fits."""
-        self._add_epsilon(logs)
+        """Logs a bound of epsilon; stops after the last step that fits."""
+        self._add_epsilon(logs, exact=False)
         if self.model.optimizer.ledger.remaining(self._row) < 1:
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch, logs=None):
         """Logs epsilon for the history."""
-        self._add_epsilon(logs)
+        self._add_epsilon(logs, exact=True)
 
-    def _add_epsilon(self, logs):
+    def _add_epsilon(self, logs, *, exact):
         if logs is None:
             return
         entries = self.model.optimizer.ledger.entries()
@@ -120,4 +121,9 @@ class PrivacyBudget(keras.callbacks.Callback):
                 others, self._kind, delta=self._target_delta
             )
         count = dict(entries).get(self._kind, 0)
-        logs["epsilon"] = self._curve.compute_epsilon(count)
+        if exact:
+            logs["epsilon"] = self._curve.compute_epsilon(count)
+        else:
+            # No step that ran passed the target, so it is a bound as well.
+            bound = self._curve.bound_epsilon(count)
+            logs["epsilon"] = min(bound, self._target_epsilon)
