@@ -8,6 +8,7 @@ import warnings
 import pytest
 
 from tf_privacy.accounting import budget
+from tf_privacy.accounting import epsilon_curve
 
 # sampling_probability, noise_multiplier, num_steps, delta; the upper end of a
 # bracket of the true epsilon (200-bit characteristic-function integrals, closed
@@ -248,3 +249,58 @@ def test_calibration_raises_rather_than_guess(name, value, message):
     }
     with pytest.raises(ValueError, match=f"^{message}"):
         budget.calibrate_noise_multiplier(**arguments)
+
+
+RUN = {"target_epsilon": 3.0, "target_delta": 1e-5}
+
+
+@pytest.mark.parametrize("noise, steps", [(1.1, 1000), (0.5, 30), (20.0, 10)])
+def test_calibrated_sampling_is_the_most_that_meets_the_target(noise, steps):
+    probability = budget.calibrate_sampling_probability(
+        **RUN, noise_multiplier=noise, num_steps=steps
+    )
+    assert compute(probability, noise, steps, 1e-5) <= 3.0
+    if probability < 1.0:
+        assert compute(probability * (1 + 1e-5), noise, steps, 1e-5) > 3.0
+    size = budget.calibrate_expected_batch_size(
+        **RUN, noise_multiplier=noise, num_steps=steps, num_examples=1000
+    )
+    assert compute(size / 1000, noise, steps, 1e-5) <= 3.0
+    if size < 1000:
+        assert compute((size + 1) / 1000, noise, steps, 1e-5) > 3.0
+
+
+@pytest.mark.parametrize("noise, q", [(1.1, 0.01), (0.7, 1e-4), (9.0, 1.0)])
+def test_calibrated_steps_are_the_most_that_meet_the_target(noise, q):
+    steps = epsilon_curve.calibrate_num_steps(
+        **RUN, noise_multiplier=noise, sampling_probability=q
+    )
+    assert compute(q, noise, steps, 1e-5) <= 3.0
+    assert compute(q, noise, steps + 1, 1e-5) > 3.0
+
+
+def test_calibrations_raise_where_nothing_meets_the_target():
+    small = {"target_epsilon": 1e-9, "target_delta": 1e-12}
+    with pytest.raises(ValueError, match="^target_epsilon must be attainable"):
+        budget.calibrate_sampling_probability(
+            **small, noise_multiplier=0.5, num_steps=10**6
+        )
+    with pytest.raises(ValueError, match="^target_epsilon must be attainable"):
+        budget.calibrate_expected_batch_size(
+            **small, noise_multiplier=5.0, num_steps=10, num_examples=100
+        )
+    with pytest.raises(ValueError, match="^target_epsilon must leave room"):
+        epsilon_curve.calibrate_num_steps(
+            **small, noise_multiplier=1.0, sampling_probability=0.1
+        )
+
+
+def test_bounds_name_their_accountant():
+    bounds = budget.compute_epsilon_bounds(
+        noise_multiplier=1.1,
+        sampling_probability=0.01,
+        num_steps=1000,
+        delta=1e-5,
+    )
+    assert bounds.lower < bounds.epsilon < bounds.rdp_epsilon
+    assert "epsilon between" in str(bounds) and "certified" in str(bounds)

@@ -10,6 +10,7 @@ import pytest
 from tf_privacy.cli import delta
 from tf_privacy.cli import epsilon
 from tf_privacy.cli import noise
+from tf_privacy.cli import plan
 from tf_privacy.cli import statement
 
 DATA = ["--num_examples=60000", "--expected_batch_size=256", "--num_epochs=60"]
@@ -19,6 +20,12 @@ GOOD = {
     delta: [*RUN, "--epsilon=2.6"],
     noise: [*DATA, "--target_epsilon=3", "--target_delta=1e-5"],
     statement: [*RUN, "--delta=1e-5"],
+    plan: [
+        "--num_examples=60000",
+        "--num_epochs=30",
+        "--target_epsilon=3",
+        "--target_delta=1e-5",
+    ],
 }
 
 
@@ -30,12 +37,12 @@ def run_json(capsys, command, arguments):
 def test_answers(capsys):
     assert epsilon.main(["x", *GOOD[epsilon]]) == 0
     assert capsys.readouterr().out.startswith(
-        "epsilon = 2.597 at delta = 1e-05"
+        "epsilon = 2.383 at delta = 1e-05"
     )
     assert delta.main(["x", *GOOD[delta]]) == 0
-    assert capsys.readouterr().out.startswith("delta = 9.77")
+    assert capsys.readouterr().out.startswith("delta = 2.08")
     assert noise.main(["x", *GOOD[noise]]) == 0
-    assert capsys.readouterr().out.startswith("noise_multiplier = 1.0140")
+    assert capsys.readouterr().out.startswith("noise_multiplier = 0.968")
     assert statement.main(["x", *GOOD[statement]]) == 0
     assert "for each example" in capsys.readouterr().out
 
@@ -43,7 +50,9 @@ def test_answers(capsys):
 def test_json(capsys):
     fields = run_json(capsys, epsilon, GOOD[epsilon])
     assert fields["num_steps"] == 14063
-    assert fields["epsilon"] == pytest.approx(2.597, abs=1e-3)
+    assert fields["epsilon_rdp"] == pytest.approx(2.597, abs=1e-3)
+    assert fields["epsilon"] == pytest.approx(2.3817, rel=5e-4)
+    assert 0.999 < fields["epsilon_lower"] / fields["epsilon"] < 1
     assert 0 < run_json(capsys, delta, GOOD[delta])["delta"] < 1e-5
     assert run_json(capsys, noise, GOOD[noise])["noise_multiplier"] < 1.0146
     fields = run_json(capsys, statement, [*GOOD[statement], "--nopoisson"])
@@ -83,6 +92,18 @@ def test_flags_of_an_earlier_call_are_forgotten(capsys):
         (noise, ["--target_epsilon=1e-12"], "target_epsilon must be attain"),
         (noise, ["--target_epsilon=0"], "target_epsilon must be"),
         (statement, ["--delta=1"], "delta must be"),
+        (epsilon, ["--group_size=0"], "flag --group_size=0"),
+        (epsilon, ["--sampling=magic"], "flag --sampling=magic"),
+        (epsilon, ["--sampling=shuffled"], "neighboring_relation of"),
+        (epsilon, ["--sampling=none"], "num_steps must be given"),
+        (epsilon, ["--sampling=fixed_size"], "neighboring_relation of"),
+        (epsilon, ["--plot=x.doc"], "plot must end in"),
+        (delta, ["--plot=/no/such/folder/x.png"], "[Errno 2]"),
+        (plan, ["--num_steps=10"], "num_epochs must be given"),
+        (plan, ["--target_epsilon=nan"], "target_epsilon must be"),
+        (plan, ["--expected_batch_sizes=a,b"], "expected_batch_sizes must"),
+        (plan, ["--expected_batch_sizes=60001"], "expected_batch_sizes must"),
+        (plan, ["--target_epsilon=1e-12"], "target_epsilon must be attain"),
         (statement, ["--l2_norm_clip=0"], "l2_norm_clip must be"),
     ],
 )
@@ -102,7 +123,9 @@ def test_help(capsys, command):
     assert "--num_examples" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["epsilon", "delta", "noise", "statement"])
+@pytest.mark.parametrize(
+    "name", ["epsilon", "delta", "noise", "plan", "statement"]
+)
 def test_runs_as_a_module_without_tensorflow(name):
     code = (
         f"import sys; import tf_privacy.cli.{name} as c\n"
@@ -119,3 +142,66 @@ def test_runs_as_a_module_without_tensorflow(name):
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout and not done.stderr
+
+
+def test_plan_lists_what_meets_the_target(capsys):
+    sizes = "--expected_batch_sizes=256,1024,4096"
+    fields = run_json(capsys, plan, [*GOOD[plan], sizes])
+    choices = fields["choices"]
+    assert [c["expected_batch_size"] for c in choices] == [256, 1024, 4096]
+    assert all(2.99 < c["epsilon"] <= 3.0 for c in choices)
+    assert plan.main(["x", *GOOD[plan], sizes]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split()[:2] == ["256", "7032"]
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_other_ways_to_sample(capsys):
+    noise_and_delta = ["--noise_multiplier=1.1", "--delta=1e-5"]
+    shuffled = run_json(
+        capsys,
+        epsilon,
+        [
+            *noise_and_delta,
+            "--num_epochs=60",
+            "--sampling=shuffled",
+            "--neighboring_relation=zero_out_one",
+        ],
+    )
+    unsampled = run_json(
+        capsys, epsilon, [*noise_and_delta, "--num_steps=60", "--sampling=none"]
+    )
+    assert shuffled["epsilon"] == unsampled["epsilon"] > 54
+    assert shuffled["epsilon_lower"] == 0 < unsampled["epsilon_lower"]
+    fixed = run_json(
+        capsys,
+        epsilon,
+        [
+            *GOOD[epsilon],
+            "--sampling=fixed_size",
+            "--neighboring_relation=replace_one",
+        ],
+    )
+    assert 2.4 < fixed["epsilon"] < fixed["epsilon_rdp"]
+
+
+def test_groups_cost_more(capsys):
+    group = run_json(capsys, epsilon, [*GOOD[epsilon], "--group_size=3"])
+    # Three examples of one person; the lemma for groups gives 10.347.
+    assert 2.383 < group["epsilon"] < 10.0
+
+
+@pytest.mark.parametrize("command", [epsilon, delta, plan, statement])
+def test_plots_to_a_file(command, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "plot.png"
+    assert command.main(["x", *GOOD[command], f"--plot={path}"]) == 0
+    assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_help_shows_an_example(capsys):
+    for command in GOOD:
+        assert command.main(["x", "--help"]) == 0
+        name = command.__name__.rsplit(".", 1)[1]
+        text = capsys.readouterr().out
+        assert f"\n  tf-privacy-{name} --num_examples=60000" in text

@@ -160,6 +160,9 @@ class TreeAggregation(mechanism_lib.Mechanism):
                 self.noise_multiplier
             ),
             num_trees=ranges.check_num_steps(self.num_trees, name="num_trees"),
+            steps_per_tree=ranges.check_num_steps(
+                self.steps_per_tree, name="steps_per_tree", at_least=1
+            ),
         )
         # Checks the other fields, by their names there and here.
         self.compute_sensitivity()

@@ -16,8 +16,8 @@ from tf_privacy.accounting import privacy_loss
 
 # Width of one bound in epsilon, relative to epsilon.
 DEFAULT_TOLERANCE = 2.5e-4
-# Mass left out of all cuts together, relative to delta.
-_LOG_LOST_SHARE = math.log(1e-4)
+# Mass left out of all cuts together, relative to delta and the tolerance.
+_LOST_SHARE = 0.4
 # The contour is placed anew until epsilon moves by less than this, relatively.
 _SETTLED = 0.01
 _MAX_ROUNDS = 8
@@ -28,6 +28,8 @@ _GUESS_NATS = 3.0
 _SMALLEST_LOG_DELTA = -680.0
 _ROOT_TOLERANCE = 1e-10
 _MAX_ROOT_STEPS = 60
+# Bounds of delta this close to each other are not refined further.
+_CLOSE = 0.01
 # Where a bound is not positive yet, the search retreats to smaller epsilons.
 _FIRST_RETREAT = 0.01
 _LAST_RETREAT = 10.0
@@ -57,14 +59,15 @@ class Direction:
 
     parts: Sequence[tuple[Callable[[float], privacy_loss.PrivacyLoss], int]]
 
-    def cut(self, log_delta: float) -> contour.ComposedLoss:
+    def cut(self, log_delta: float, tolerance: float) -> contour.ComposedLoss:
         """Returns the sum of all losses without what delta does not need.
 
         Args:
             log_delta: About the log of the delta in question.
+            tolerance: What may be left out, about, relative to delta.
         """
         total = sum(count for _, count in self.parts)
-        log_lost = log_delta + _LOG_LOST_SHARE - math.log(total)
+        log_lost = log_delta + math.log(_LOST_SHARE * tolerance / total)
         return contour.ComposedLoss(
             [(make(log_lost), count) for make, count in self.parts]
         )
@@ -155,7 +158,7 @@ def _solve_epsilon(direction: Direction, log_delta: float, tolerance: float):
     Where epsilon is far below the spread of the losses, an accuracy relative to
     it costs more and more; the accuracy is refined as far as that is possible.
     """
-    composed = direction.cut(log_delta)
+    composed = direction.cut(log_delta, tolerance)
     best, epsilon = None, None
     for floor in _FLOORS:
         try:
@@ -176,13 +179,13 @@ def _solve_epsilon(direction: Direction, log_delta: float, tolerance: float):
 
 def _exceeds(direction, epsilon, log_delta, tolerance, floor) -> bool:
     """Returns whether one direction's delta at epsilon may exceed delta."""
-    composed = direction.cut(log_delta)
+    composed = direction.cut(log_delta, tolerance)
     if composed.max_loss <= epsilon:
         return False
     order = composed.find_order(epsilon=epsilon)
     # Chernoff's bound settles most cases at once; it needs no contour.
     log_bound = composed.bound_log_moment(order) - order * epsilon
-    if log_bound < log_delta + math.log1p(-2.0 * math.exp(_LOG_LOST_SHARE)):
+    if log_bound < log_delta + math.log1p(-tolerance):
         return False
     bounds, _ = _make_bounds(
         composed, order, epsilon, log_delta, tolerance, floor
@@ -234,11 +237,11 @@ def _find_lower(bounds, log_delta, upper) -> float:
     return root if bounds.compute_lower(root) >= math.exp(log_delta) else 0.0
 
 
-def _guess_log_delta(direction, epsilon):
+def _guess_log_delta(direction, epsilon, tolerance):
     """Returns a first estimate of log delta, or None if delta is nothing."""
     log_delta = math.log(1e-10)
     for _ in range(_MAX_ROUNDS):
-        composed = direction.cut(log_delta)
+        composed = direction.cut(log_delta, tolerance)
         if composed.max_loss > epsilon:
             order = composed.find_order(epsilon=epsilon)
             return max(
@@ -250,24 +253,43 @@ def _guess_log_delta(direction, epsilon):
     return None
 
 
+def _bound_at_scales(composed, epsilon, log_delta, tolerance):
+    """Returns bounds of delta, finer until they are close or cost too much."""
+    order = composed.find_order(epsilon=epsilon)
+    best = None
+    for floor in _FLOORS:
+        try:
+            bounds, scale = _make_bounds(
+                composed, order, epsilon, log_delta, tolerance, floor
+            )
+        except privacy_loss.NotCertifiedError:
+            if best is None:
+                raise
+            break
+        best = (
+            bounds.compute_upper(epsilon),
+            max(0.0, bounds.compute_lower(epsilon)),
+        )
+        if scale <= epsilon or best[0] - best[1] <= _CLOSE * best[0]:
+            break
+    return best
+
+
 def _bound_delta(direction, epsilon, tolerance) -> Bounds:
     """Returns bounds of one direction's delta."""
-    log_delta = _guess_log_delta(direction, epsilon)
+    log_delta = _guess_log_delta(direction, epsilon, tolerance)
     if log_delta is None:
-        lost = direction.cut(_SMALLEST_LOG_DELTA).lost_mass
+        lost = direction.cut(_SMALLEST_LOG_DELTA, tolerance).lost_mass
         return Bounds(lower=0.0, upper=lost)
     best = None
     for _ in range(_MAX_ROUNDS):
-        composed = direction.cut(log_delta)
+        composed = direction.cut(log_delta, tolerance)
         if composed.max_loss <= epsilon:
             upper, lower = composed.lost_mass, 0.0
         else:
-            order = composed.find_order(epsilon=epsilon)
-            bounds, _ = _make_bounds(
-                composed, order, epsilon, log_delta, tolerance, _FLOORS[0]
+            upper, lower = _bound_at_scales(
+                composed, epsilon, log_delta, tolerance
             )
-            upper = bounds.compute_upper(epsilon)
-            lower = max(0.0, bounds.compute_lower(epsilon))
         if best is None or upper < best.upper:
             best = Bounds(lower=lower, upper=upper)
         found = max(math.log(upper), _SMALLEST_LOG_DELTA)
