@@ -12,14 +12,21 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "accounting": (
+        "EpsilonBounds",
         "NeighboringRelation",
+        "PrivacyPlan",
         "PrivacyStatement",
+        "calibrate_expected_batch_size",
         "calibrate_noise_multiplier",
+        "calibrate_num_steps",
+        "calibrate_sampling_probability",
         "compute_delta",
         "compute_dp_sgd_privacy",
         "compute_dp_sgd_privacy_statement",
         "compute_epsilon",
+        "compute_epsilon_bounds",
         "compute_noise",
+        "plan",
     ),
     "clipping.augmentation": ("Augmentation",),
     "clipping.clipped_sum": ("ClippedSum",),

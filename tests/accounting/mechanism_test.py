@@ -58,6 +58,7 @@ MECHANISMS = [
     accounting.PoissonSampled(accounting.Laplace(2.0), 0.01),
     accounting.TruncatedPoissonSampled(GAUSSIAN, 0.01, 10_000, 150),
     accounting.SampledGaussianSteps(**GOOD),
+    accounting.BallsInBins(1.1, 100, 2),
     accounting.TreeAggregation(noise_multiplier=5.0, steps_per_tree=64),
     accounting.MatrixMechanism(noise_multiplier=5.0, sensitivity=2.0),
 ]
@@ -267,3 +268,15 @@ def test_groups_are_at_most_what_the_lemma_says():
         accounting.compute_group_epsilon(
             [accounting.Laplace(1.0)], group_size=2, delta=1e-5
         )
+
+
+def test_balls_in_bins_are_amplified_by_what_is_proved():
+    run = accounting.BallsInBins(1.0, 100, 10)
+    found = compute(run)
+    # By the Renyi accountant Poisson sampling costs 2.102, and no sampling
+    # 17.86.
+    assert found.epsilon == pytest.approx(1.986, abs=2e-3)
+    assert found.lower == 0.0
+    replaced = compute(run, relation=Relation.REPLACE_ONE)
+    doubled = compute(*[accounting.Gaussian(0.5)] * 10)
+    assert replaced.epsilon == pytest.approx(doubled.epsilon)

@@ -21,9 +21,9 @@ RELEASES = [
     releases.SampledGaussianRelease(0.8, 0.02),
     releases.GroupGaussianRelease(2.0, 0.05, 4),
     releases.ReplacedGaussianRelease(1.1, 0.05),
-    releases.ReplacedGaussianRelease(1.1, 0.05, 0.01),
+    releases.ReplacedGaussianRelease(1.1, 0.05, 0.01, 0.04),
     releases.FixedSizeGaussianRelease(1.5, 0.1),
-    releases.TruncatedGaussianRelease(1.1, 0.05, 1e-3),
+    releases.TruncatedGaussianRelease(1.1, 0.05, 1e-3, 0.04),
     releases.BoundedRelease(0.7, 0.0),
     laplace_loss.LaplaceRelease(1.5, 1.0),
     laplace_loss.LaplaceRelease(0.7, 0.1),
@@ -85,17 +85,19 @@ def list_components(release, removes):
     elif name == "TruncatedGaussianRelease":
         f = release.overflow_probability
         pair = [], []
-        for chance, branch, clips in ((1 - f, 0, 1.0), (f, 1, 2.0)):
-            pair[0].append((chance * (1 - q), branch, 0.0))
-            pair[0].append((chance * q, branch, clips))
+        kept = release.kept_probability
+        for chance, branch, clips, p in ((1 - f, 0, 1.0, q), (f, 1, 2.0, kept)):
+            pair[0].append((chance * (1 - p), branch, 0.0))
+            pair[0].append((chance * p, branch, clips))
             pair[1].append((chance, branch, 0.0))
     else:
         f = release.overflow_probability
         pair = [], []
-        for chance, branch, clips in ((1 - f, 0, 1.0), (f, 1, 2.0)):
+        kept = release.kept_probability
+        for chance, branch, clips, p in ((1 - f, 0, 1.0, q), (f, 1, 2.0, kept)):
             for side, sign in enumerate((1.0, -1.0)):
-                pair[side].append((chance * (1 - q), branch, 0.0))
-                pair[side].append((chance * q, branch, sign * clips))
+                pair[side].append((chance * (1 - p), branch, 0.0))
+                pair[side].append((chance * p, branch, sign * clips))
     law = stats.laplace if name == "LaplaceRelease" else stats.norm
     first, second = pair if removes else pair[::-1]
     return first, second, lambda x, mean: law.pdf(x, loc=mean, scale=z)

@@ -198,7 +198,7 @@ def test_counts_compose():
         releases.SampledGaussianRelease(1.0, 0.1),
         releases.ReplacedGaussianRelease(1.0, 0.1),
         releases.FixedSizeGaussianRelease(1.0, 0.1),
-        releases.TruncatedGaussianRelease(1.0, 0.1, 1e-3),
+        releases.TruncatedGaussianRelease(1.0, 0.1, 1e-3, 0.08),
         releases.GroupGaussianRelease(2.0, 0.1, 3),
         releases.BoundedRelease(0.1, 0.0),
     ):

@@ -224,7 +224,8 @@ def test_a_batch_is_refused_aloud_whatever_the_steps_per_execution():
     check_unchanged(before, model)
 
 
-@pytest.mark.parametrize("target_epsilon", [1e-3, 2.0])
+# One step costs 1.921.
+@pytest.mark.parametrize("target_epsilon", [1e-3, 1.92])
 def test_a_target_without_room_for_a_step_is_refused(target_epsilon):
     model = make_model()
     before = model.get_weights()
@@ -389,7 +390,8 @@ def test_more_privacy_than_the_accountant_knows_is_rounded_up(change):
     }
     model = make_model()
     kind = type(model.optimizer.step_kind())(**settings)
-    statement = training_ledger.make_statement([(kind, 10)], delta=DELTA)
+    # At a larger delta the rare example is hidden already: epsilon is 0.
+    statement = training_ledger.make_statement([(kind, 10)], delta=1e-9)
     assert 0 < statement.epsilon < 1
 
 

@@ -21,6 +21,8 @@ from tf_privacy.accounting.correlated_noise import compute_cyclic_sensitivity
 from tf_privacy.accounting.correlated_noise import compute_matrix_sensitivity
 from tf_privacy.accounting.correlated_noise import compute_toeplitz_sensitivity
 from tf_privacy.accounting.correlated_noise import compute_tree_sensitivity
+from tf_privacy.accounting.dp_events import from_dp_event
+from tf_privacy.accounting.dp_events import to_dp_event
 from tf_privacy.accounting.epsilon_curve import calibrate_num_steps
 from tf_privacy.accounting.epsilon_curve import compute_max_steps
 from tf_privacy.accounting.epsilon_curve import EpsilonCurve
@@ -43,9 +45,9 @@ from tf_privacy.accounting.noise_mechanisms import ConcentratedDP
 from tf_privacy.accounting.noise_mechanisms import Laplace
 from tf_privacy.accounting.noise_mechanisms import MatrixMechanism
 from tf_privacy.accounting.noise_mechanisms import TreeAggregation
-from tf_privacy.accounting.plan import Choice
-from tf_privacy.accounting.plan import plan
-from tf_privacy.accounting.plan import PrivacyPlan
+from tf_privacy.accounting.privacy_plan import Choice
+from tf_privacy.accounting.privacy_plan import plan
+from tf_privacy.accounting.privacy_plan import PrivacyPlan
 from tf_privacy.accounting.profile import compute_attack_bounds_of
 from tf_privacy.accounting.profile import compute_profile_of
 from tf_privacy.accounting.rdp_accountant import compute_rdp_delta_of
@@ -61,12 +63,8 @@ from tf_privacy.accounting.sampled_mechanisms import TruncatedPoissonSampled
 from tf_privacy.accounting.statement import make_privacy_statement
 from tf_privacy.accounting.statement import Phase
 from tf_privacy.accounting.statement import PrivacyStatement
-from tf_privacy.accounting.tensorflow_privacy_names import (
-    compute_dp_sgd_privacy,
-)
-from tf_privacy.accounting.tensorflow_privacy_names import (
-    compute_dp_sgd_privacy_statement,
-)
+from tf_privacy.accounting.tensorflow_privacy_names import compute_dp_sgd_privacy
+from tf_privacy.accounting.tensorflow_privacy_names import compute_dp_sgd_privacy_statement
 from tf_privacy.accounting.tensorflow_privacy_names import compute_noise
 from tf_privacy.accounting.trade_off import AttackBounds
 from tf_privacy.accounting.trade_off import compute_attack_bounds
@@ -147,6 +145,8 @@ __all__ = [
     "compute_zcdp_epsilon",
     "convert_to_group_epsilon",
     "estimate_clt_mu",
+    "from_dp_event",
     "make_privacy_statement",
     "plan",
+    "to_dp_event",
 ]

@@ -122,14 +122,14 @@ def _raise_to_power(series, exponent: int) -> np.ndarray:
         series = _multiply(series, series)
 
 
-def compute_whole_log_moments(
+def sum_log_excess(
     num_orders: int, *, noise_multiplier: float, num_bins: int
 ) -> np.ndarray:
-    """Returns log E[R^a] for a = 1, ..., num_orders.
+    """Returns log(E[R^a] - 1) for a = 2, ..., num_orders.
 
     With v_i = (r_i - 1) / b, whose moments are all >= 0,
 
-        E[R^a] = 1 + sum_{j >= 2} binomial(a, j) E[(sum_i v_i)^j]
+        E[R^a] - 1 = sum_{j >= 2} binomial(a, j) E[(sum_i v_i)^j]
         E[(sum_i v_i)^j] = j! [z^j] (sum_l E[v^l] z^l / l!)^b
 
     No term is negative, so nothing cancels.
@@ -140,20 +140,19 @@ def compute_whole_log_moments(
         num_bins: b >= 1.
 
     Returns:
-        `[A]` float64; exact but for rounding.
+        `[A - 1]` float64; exact but for rounding.
     """
     j = np.arange(num_orders + 1.0)
     log_factorial = special.gammaln(j + 1.0)
     log_moments = _compute_log_central_moments(num_orders, noise_multiplier)
     series = log_moments - j * math.log(num_bins) - log_factorial
     power = _raise_to_power(series, num_bins)
-    # binomial(a, j) j! = a! / (a - j)!; j = 0 is the 1.
-    left = j[1:, None] - j[2:]
-    log_factors = log_factorial[1:, None] - special.gammaln(
+    # binomial(a, j) j! = a! / (a - j)!
+    left = j[2:, None] - j[2:]
+    log_factors = log_factorial[2:, None] - special.gammaln(
         np.maximum(left, 0.0) + 1.0
     )
-    table = np.where(left >= 0.0, log_factors + power[2:], -np.inf)
-    return np.logaddexp(0.0, _log_sum(table)) * (j[1:] > 1.0)
+    return _log_sum(np.where(left >= 0.0, log_factors + power[2:], -np.inf))
 
 
 def _exceed_tangent(y) -> np.ndarray:
@@ -198,7 +197,7 @@ def _compute_log_transform_excess(log_t, noise_multiplier, num_bins):
 
 
 def _integrate(k, first, last, noise_multiplier, num_bins) -> np.ndarray:
-    """Returns log E[R^-k] from values of log t between `first` and `last`."""
+    """Returns log(E[R^-k] - 1) by log t between `first` and `last`."""
     step = _LOG_STEP * math.sqrt(min(1.0, _STEP_EXPONENT / k.max(initial=1.0)))
     log_t = np.arange(first, last + step, step)
     table = k[:, None] * log_t + _compute_log_transform_excess(
@@ -212,14 +211,13 @@ def _integrate(k, first, last, noise_multiplier, num_bins) -> np.ndarray:
             f"noise_multiplier={noise_multiplier!r}, num_bins={num_bins!r}. "
             "Please report this as a defect."
         )
-    log_excess = _log_sum(table) + math.log(step) - special.gammaln(k)
-    return np.logaddexp(0.0, log_excess)
+    return _log_sum(table) + math.log(step) - special.gammaln(k)
 
 
-def compute_log_moments(
+def integrate_log_excess(
     exponents: np.ndarray, *, noise_multiplier: float, num_bins: int
 ) -> np.ndarray:
-    """Returns log E[R^p] for p < 0, or 1 < p < 2.
+    """Returns log(E[R^p] - 1) for p < 0, or 1 < p < 2.
 
     With k = -p, for these p alike, because E[R] = 1:
 
@@ -232,7 +230,7 @@ def compute_log_moments(
         num_bins: b >= 1.
 
     Returns:
-        `[A]` float64; relative accuracy 1e-10 where -p <= 2 s^2 log b + 2.
+        `[A]` float64; good to 1e-10 where -p <= 2 s^2 log b + 2.
 
     Raises:
         ValueError: If the quadrature does not reach far enough.
@@ -273,6 +271,25 @@ def compute_log_moments(
     return result
 
 
+def _bound_by_chords(orders, knots, log_excess) -> np.ndarray:
+    """Returns an upper bound of log E[R^a] between orders where it is known.
+
+    It is convex in a, and 0 at 1. So is the log of (E[R^a] - 1) / (a (a - 1)),
+    of which chords are nearly exact where R varies little: as E[R] = 1,
+
+        (E[R^a] - 1) / (a (a - 1)) = integral of x^(a - 2) m(x) dx over x > 0
+        m(x) = E[max(R - x, 0)] if x > 1, E[max(x - R, 0)] else
+    """
+    log_moments = np.logaddexp(0.0, log_excess)
+    plain = np.interp(
+        orders, np.append(1.0, knots), np.append(0.0, log_moments)
+    )
+    log_ratio = log_excess - np.log(knots * (knots - 1.0))
+    fine = np.interp(orders, knots, log_ratio, left=np.inf)
+    fine += np.log(orders * (orders - 1.0))
+    return np.minimum(plain, np.logaddexp(0.0, fine))
+
+
 def _bound_removal(orders, noise_multiplier, num_bins) -> np.ndarray:
     """Returns an upper bound of log(E[R^a]) / (a - 1) for each order a.
 
@@ -286,23 +303,21 @@ def _bound_removal(orders, noise_multiplier, num_bins) -> np.ndarray:
     RDP grows with the order, so orders between are rounded up.
     """
     settings = dict(noise_multiplier=noise_multiplier, num_bins=num_bins)
-    rdp = np.full_like(orders, np.inf)
     last = int(min(_MAX_WHOLE_ORDER, max(2.0, math.ceil(orders.max()))))
-    low = orders <= last
-    # log E[R^a] is convex in a: chords are upper bounds.
-    log_moments = np.interp(
-        orders[low],
-        np.arange(1.0, last + 1.0),
-        compute_whole_log_moments(last, **settings),
-    )
-    rdp[low] = log_moments / (orders[low] - 1.0)
+    knots = np.arange(2.0, last + 1.0)
+    log_excess = sum_log_excess(last, **settings)
     if noise_multiplier >= _MIN_QUADRATURE_NOISE:
-        below = orders <= _MAX_INTEGRATED_ORDER
-        log_moments = compute_log_moments(orders[below], **settings)
-        rdp[below] = log_moments / (orders[below] - 1.0)
-    if not low.all():
-        rdp[~low] = num_bins * renyi.compute_sampled_gaussian_rdp(
-            np.ceil(orders[~low]),
+        low = orders[orders < _MAX_INTEGRATED_ORDER]
+        low = np.append(np.unique(low), _MAX_INTEGRATED_ORDER)
+        knots = np.append(low, knots)
+        log_excess = np.append(
+            integrate_log_excess(low, **settings), log_excess
+        )
+    rdp = _bound_by_chords(orders, knots, log_excess) / (orders - 1.0)
+    high = orders > last
+    if high.any():
+        rdp[high] = num_bins * renyi.compute_sampled_gaussian_rdp(
+            np.ceil(orders[high]),
             noise_multiplier=noise_multiplier,
             sampling_probability=1.0 / num_bins,
         )
@@ -319,10 +334,10 @@ def _bound_addition(orders, noise_multiplier, num_bins, removal) -> np.ndarray:
     rdp = (1.0 + k / num_bins) / (2.0 * noise_multiplier**2)
     if noise_multiplier >= _MIN_QUADRATURE_NOISE:
         matters = (k <= _MAX_EXPONENT) & ~(rdp <= removal)
-        log_moments = compute_log_moments(
+        log_excess = integrate_log_excess(
             -k[matters], noise_multiplier=noise_multiplier, num_bins=num_bins
         )
-        rdp[matters] = log_moments / k[matters]
+        rdp[matters] = np.logaddexp(0.0, log_excess) / k[matters]
     return rdp
 
 
@@ -360,9 +375,9 @@ class BallsInBinsRelease(releases.Release):
     def compute_rdp(self, orders):
         """Returns the larger RDP of both directions, as an upper bound.
 
-        Exact to 1e-9 at whole orders up to 512 and orders up to 1.75; chords
-        between. Never above that of the Gaussian that is not sampled, which it
-        is if there is one bin only.
+        Exact to 1e-9 at whole orders up to 512 and at orders up to 1.75 (if
+        noise_multiplier >= 0.2); chords between. Never above that of the
+        Gaussian that is not sampled, which it is if there is one bin only.
 
         Args:
             orders: `[A]` float64; each > 1.

@@ -81,8 +81,9 @@ def to_dp_event(mechanism: mechanism_lib.Mechanism) -> Any:
         mechanism: What ran; of the table above, nested in any way.
 
     Returns:
-        A `dp_accounting.DpEvent`. Counts and order are kept. A noise multiplier
-        that stands for several releases is rounded down.
+        A `dp_accounting.DpEvent`. Counts and order are kept; a count of 0, too,
+        which dp-accounting's accountants refuse. A noise multiplier that stands
+        for several releases is rounded down.
 
     Raises:
         ImportError: If dp-accounting is missing or lacks the event.

@@ -94,7 +94,7 @@ class AdaptiveClipping(mechanism_lib.Mechanism):
     Attributes:
         noise_multiplier: Noise stddev on the sum over the clip; in
             [0.01, 1000].
-        count_stddev: Noise stddev on the count, in units; > 0.
+        count_stddev: Noise stddev on the count, in units; in [1e-9, 1e150].
 
     Source: Andrew, Thakkar, McMahan and Ramaswamy 2021, arXiv:1905.03871,
         Theorem 1.
@@ -110,7 +110,7 @@ class AdaptiveClipping(mechanism_lib.Mechanism):
                 self.noise_multiplier
             ),
             count_stddev=_checks.check_real(
-                "count_stddev", self.count_stddev, above=0.0
+                "count_stddev", self.count_stddev, at_least=1e-9, at_most=1e150
             ),
         )
 
@@ -199,7 +199,8 @@ class MatrixMechanism(mechanism_lib.Mechanism):
     Attributes:
         noise_multiplier: Noise stddev of z over the clip of one step's
             contribution; in [0.01, 1000].
-        sensitivity: L2 norm of what one unit adds to C x, over that clip; > 0.
+        sensitivity: L2 norm of what one unit adds to C x, over that clip; in
+            [1e-9, 1e9].
 
     Source: Denisov, McMahan, Rush, Smith and Thakurta 2022, arXiv:2202.08312.
     """
@@ -214,7 +215,7 @@ class MatrixMechanism(mechanism_lib.Mechanism):
                 self.noise_multiplier
             ),
             sensitivity=_checks.check_real(
-                "sensitivity", self.sensitivity, above=0.0
+                "sensitivity", self.sensitivity, at_least=1e-9, at_most=1e9
             ),
         )
 

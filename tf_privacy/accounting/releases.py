@@ -196,11 +196,13 @@ class ReplacedGaussianRelease(Release):
         overflow_probability: Chance that the other units alone fill the batch,
             so that the unit takes another's place and moves the sum by up to 2
             clips; 0 if batches have no largest size.
+        kept_probability: Chance that the unit is in the batch then.
     """
 
     noise_multiplier: float
     sampling_probability: float
     overflow_probability: float = 0.0
+    kept_probability: float = 0.0
 
     @property
     def is_attained(self):
@@ -210,11 +212,7 @@ class ReplacedGaussianRelease(Release):
     def make_loss(self, log_lost_mass, *, removes):
         """Returns the privacy loss; the same in both directions."""
         return gaussian_mixture_loss.make_replacing_loss(
-            _make_branches(
-                self.noise_multiplier,
-                self.sampling_probability,
-                self.overflow_probability,
-            ),
+            _make_branches(self),
             log_lost_mass=log_lost_mass,
         )
 
@@ -227,15 +225,16 @@ class ReplacedGaussianRelease(Release):
         return np.minimum(unsampled, _bound_rdp_by_triangle(orders, release))
 
 
-def _make_branches(noise_multiplier, q, overflow_probability):
+def _make_branches(release):
     """Returns pairs (log chance, shifts): room in the batch, and none."""
+    full = release.overflow_probability
     branches = []
-    for chance, clips in (
-        (1.0 - overflow_probability, 1.0),
-        (overflow_probability, 2.0),
+    for chance, clips, q in (
+        (1.0 - full, 1.0, release.sampling_probability),
+        (full, 2.0, release.kept_probability),
     ):
         if chance > 0.0:
-            sizes = (0.0, clips / noise_multiplier)
+            sizes = (0.0, clips / release.noise_multiplier)
             shifts = gaussian_mixture_loss.Shifts(sizes, (1.0 - q, q))
             branches.append((math.log(chance), shifts))
     return branches
@@ -324,14 +323,16 @@ class TruncatedGaussianRelease(Release):
 
     Attributes:
         noise_multiplier: Noise stddev over one unit's L2 clip; > 0.
-        sampling_probability: In (0, 1).
+        sampling_probability: In (0, 1); 1 if the others always fill the batch.
         overflow_probability: Chance that the others alone fill the batch; in
             [0, 1].
+        kept_probability: Chance that the unit is in the batch then; in (0, 1).
     """
 
     noise_multiplier: float
     sampling_probability: float
     overflow_probability: float
+    kept_probability: float
 
     @property
     def is_attained(self):
@@ -340,26 +341,23 @@ class TruncatedGaussianRelease(Release):
 
     def make_loss(self, log_lost_mass, *, removes):
         """Returns the privacy loss in one direction."""
-        branches = _make_branches(
-            self.noise_multiplier,
-            self.sampling_probability,
-            self.overflow_probability,
-        )
         return gaussian_mixture_loss.make_branched_loss(
-            branches, removes=removes, log_lost_mass=log_lost_mass
+            _make_branches(self), removes=removes, log_lost_mass=log_lost_mass
         )
 
     def compute_rdp(self, orders):
         """Returns the RDP of the branches told apart."""
-        log_moments = [
-            (orders - 1.0)
-            * renyi.compute_sampled_gaussian_rdp(
+        log_moments = []
+        for clips, q in (
+            (1.0, self.sampling_probability),
+            (2.0, self.kept_probability),
+        ):
+            rdp = renyi.compute_sampled_gaussian_rdp(
                 orders,
                 noise_multiplier=self.noise_multiplier / clips,
-                sampling_probability=self.sampling_probability,
+                sampling_probability=q,
             )
-            for clips in (1.0, 2.0)
-        ]
+            log_moments.append((orders - 1.0) * rdp)
         full = self.overflow_probability
         weights = np.array([[1.0 - full], [full]])
         total = special.logsumexp(log_moments, axis=0, b=weights)

@@ -6,6 +6,7 @@ import dataclasses
 from scipy import special
 
 from tf_privacy import _checks
+from tf_privacy.accounting import balls_in_bins
 from tf_privacy.accounting import laplace_loss
 from tf_privacy.accounting import mechanism as mechanism_lib
 from tf_privacy.accounting import neighboring_relation as relation_lib
@@ -153,36 +154,55 @@ class TruncatedPoissonSampled(mechanism_lib.Mechanism):
             ),
         )
 
-    @property
-    def overflow_probability(self) -> float:
-        """Chance that the other units alone fill the batch, rounded up."""
-        if self.max_batch_size > self.num_examples:
+    def _compute_tail(self, size: int, count: int) -> float:
+        """Returns the chance that `count` coins give at least `size`, up."""
+        if size > count:
             return 0.0
+        if self.sampling_probability == 1.0:
+            return 1.0
         chance = special.betainc(
-            self.max_batch_size,
-            self.num_examples - self.max_batch_size + 1,
-            self.sampling_probability,
+            size, count - size + 1, self.sampling_probability
         )
         return min(1.0, float(chance) * (1.0 + 1e-9) + 1e-300)
 
+    @property
+    def overflow_probability(self) -> float:
+        """Chance that the other units alone fill the batch, rounded up."""
+        return self._compute_tail(self.max_batch_size, self.num_examples)
+
+    @property
+    def kept_probability(self) -> float:
+        """Chance that a unit is in a batch that others fill, rounded up.
+
+        It joins the k others with the sampling probability q, and stays with
+        probability max_batch_size / (k + 1); summed over k,
+        C(n, k) / (k + 1) = C(n + 1, k + 1) / (n + 1).
+        """
+        tail = self._compute_tail(
+            self.max_batch_size + 1, self.num_examples + 1
+        )
+        kept = self.max_batch_size * tail / (self.num_examples + 1)
+        return min(
+            self.sampling_probability,
+            kept / (self.overflow_probability * (1.0 - 4e-9)),
+        )
+
+    @property
+    def is_attained(self):
+        """Whether no batch is ever too large; else the bound is one."""
+        return self.overflow_probability == 0.0
+
     def list_releases(self, relation):
         """Returns one release."""
-        noise, q = (
-            _check_gaussian("mechanism", self.mechanism),
-            self.sampling_probability,
-        )
-        overflow = self.overflow_probability
+        noise = _check_gaussian("mechanism", self.mechanism)
+        q, overflow = self.sampling_probability, self.overflow_probability
         if overflow == 0.0:
             return ((mechanism_lib.sample_gaussian(noise, q, relation), 1),)
-        replaces = relation is relation_lib.NeighboringRelation.REPLACE_ONE
-        if q == 1.0:
-            noise /= 4.0 if replaces else 2.0
-            return ((releases.GaussianRelease(noise), 1),)
-        if replaces:
+        if relation is relation_lib.NeighboringRelation.REPLACE_ONE:
             kind = releases.ReplacedGaussianRelease
         else:
             kind = releases.TruncatedGaussianRelease
-        return ((kind(noise, q, overflow), 1),)
+        return ((kind(noise, q, overflow, self.kept_probability), 1),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +246,9 @@ class ShuffledEpochs(mechanism_lib.Mechanism):
 class BallsInBins(mechanism_lib.Mechanism):
     """Epochs in which each unit joins one of the batches, picked at random.
 
+    Each unit picks by itself and anew for each epoch; batches differ in size,
+    and an empty one is noised as well. Shuffling is something else.
+
     Attributes:
         noise_multiplier: Noise stddev over the L2 clip; in [0.01, 1000].
         num_bins: Batches of an epoch; whole, >= 1.
@@ -250,7 +273,17 @@ class BallsInBins(mechanism_lib.Mechanism):
             ),
         )
 
+    @property
+    def is_attained(self):
+        """False: the Renyi bound is converted with a loss."""
+        return False
+
     def list_releases(self, relation):
-        """Returns one release for each epoch."""
-        from_one = releases.GaussianRelease(self.noise_multiplier)
-        return ((from_one, self.num_epochs),)
+        """Returns one release for each epoch; replacing is not amplified."""
+        if relation is relation_lib.NeighboringRelation.REPLACE_ONE:
+            release = releases.GaussianRelease(self.noise_multiplier / 2.0)
+        else:
+            release = balls_in_bins.BallsInBinsRelease(
+                self.noise_multiplier, self.num_bins
+            )
+        return ((release, self.num_epochs),)

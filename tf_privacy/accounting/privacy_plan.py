@@ -117,6 +117,18 @@ def _list_batch_sizes(num_examples: int) -> list[int]:
     return [size for size in sizes if size >= _SMALLEST_BATCH] or [most]
 
 
+def _check_length(num_epochs, num_steps):
+    """Returns the epochs, once exactly one of the two is given."""
+    if (num_epochs is None) == (num_steps is None):
+        raise ValueError(
+            "num_epochs must be given, or num_steps, not both. Received: "
+            f"num_epochs={num_epochs!r}, num_steps={num_steps!r}."
+        )
+    if num_epochs is None:
+        return None
+    return _checks.check_real("num_epochs", num_epochs, above=0.0)
+
+
 def plan(
     *,
     num_examples: int,
@@ -155,13 +167,7 @@ def plan(
         "target_epsilon", target_epsilon, above=0.0
     )
     target_delta = _checks.check_delta(target_delta, name="target_delta")
-    if (num_epochs is None) == (num_steps is None):
-        raise ValueError(
-            "num_epochs must be given, or num_steps, not both. Received: "
-            f"num_epochs={num_epochs!r}, num_steps={num_steps!r}."
-        )
-    if num_epochs is not None:
-        num_epochs = _checks.check_real("num_epochs", num_epochs, above=0.0)
+    num_epochs = _check_length(num_epochs, num_steps)
     if expected_batch_sizes is None:
         expected_batch_sizes = _list_batch_sizes(num_examples)
     choices = []
