@@ -63,8 +63,12 @@ from tf_privacy.accounting.sampled_mechanisms import TruncatedPoissonSampled
 from tf_privacy.accounting.statement import make_privacy_statement
 from tf_privacy.accounting.statement import Phase
 from tf_privacy.accounting.statement import PrivacyStatement
-from tf_privacy.accounting.tensorflow_privacy_names import compute_dp_sgd_privacy
-from tf_privacy.accounting.tensorflow_privacy_names import compute_dp_sgd_privacy_statement
+from tf_privacy.accounting.tensorflow_privacy_names import (
+    compute_dp_sgd_privacy,
+)
+from tf_privacy.accounting.tensorflow_privacy_names import (
+    compute_dp_sgd_privacy_statement,
+)
 from tf_privacy.accounting.tensorflow_privacy_names import compute_noise
 from tf_privacy.accounting.trade_off import AttackBounds
 from tf_privacy.accounting.trade_off import compute_attack_bounds

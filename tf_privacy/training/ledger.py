@@ -45,12 +45,16 @@ def _probability(kind):
     return max(kind.sampling_probability, _SMALLEST_PROBABILITY)
 
 
-def make_statement(entries, *, delta: float) -> accounting.PrivacyStatement:
+def make_statement(
+    entries, *, delta: float, neighboring_relation=None
+) -> accounting.PrivacyStatement:
     """Returns the privacy statement of the steps that ran.
 
     Args:
         entries: From `StepLedger.entries()`.
         delta: Probability in (0, 1).
+        neighboring_relation: Which data sets are compared; None means
+            ADD_OR_REMOVE_ONE.
     """
     unit = "example"
     size = entries[0][0].examples_per_unit if entries else 1
@@ -60,6 +64,8 @@ def make_statement(entries, *, delta: float) -> accounting.PrivacyStatement:
         make_phases(entries),
         delta=delta,
         unit=unit,
+        neighboring_relation=neighboring_relation
+        or accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
         fixed_noise_seed=any(kind.fixed_seed for kind, _ in entries),
         notes=(_INITIAL_WEIGHTS,),
     )

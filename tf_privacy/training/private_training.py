@@ -409,11 +409,13 @@ class PrivateTraining:
         self.train_function = guarded_step
         return self.train_function
 
-    def privacy_statement(self, delta: float):
+    def privacy_statement(self, delta: float, *, neighboring_relation=None):
         """Returns what was spent by the steps that ran, on what assumptions.
 
         Args:
             delta: Probability in (0, 1); below 1 / num_examples.
+            neighboring_relation: A `NeighboringRelation`; None means
+                ADD_OR_REMOVE_ONE.
 
         Returns:
             A `PrivacyStatement`; `print` it.
@@ -423,7 +425,9 @@ class PrivateTraining:
         """
         self._check_ready("privacy_statement")
         return ledger.make_statement(
-            self.optimizer.ledger.entries(), delta=delta
+            self.optimizer.ledger.entries(),
+            delta=delta,
+            neighboring_relation=neighboring_relation,
         )
 
     def current_step_kind(self):
