@@ -37,12 +37,12 @@ def test_every_choice_meets_the_target_with_the_least_noise():
 def test_signal_rises_with_the_batch_at_fixed_epochs():
     made = accounting.plan(**GOOD)
     sizes = [choice.expected_batch_size for choice in made.choices]
-    assert sizes == [1 << k for k in range(4, 15)]
+    assert sizes == [1 << k for k in range(7, 15)]
     signals = [choice.signal_to_noise for choice in made.choices]
     noises = [choice.noise_of_mean for choice in made.choices]
     assert signals == sorted(signals) and noises == sorted(noises)[::-1]
     first = made.choices[0]
-    wanted = math.sqrt(first.num_steps) * 16 / first.noise_multiplier
+    wanted = math.sqrt(first.num_steps) * 128 / first.noise_multiplier
     assert first.signal_to_noise == pytest.approx(wanted)
 
 
@@ -56,7 +56,7 @@ def test_fixed_steps_and_json():
 
 def test_tiny_data_still_has_a_choice():
     made = accounting.plan(**{**GOOD, "num_examples": 5})
-    assert [c.expected_batch_size for c in made.choices] == [2]
+    assert [c.expected_batch_size for c in made.choices] == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 
 import math
 
-from scipy import optimize
-
 from tf_privacy import _checks
 from tf_privacy.accounting import composition
 from tf_privacy.accounting import concentrated
@@ -140,7 +138,7 @@ def _guess_noise(target_epsilon, target_delta, q, num_steps) -> float:
     low, high = -35.0, 0.5 * math.log(2.0 * target_epsilon + 100.0) + 5.0
     if compute_excess(low) > 0.0 or compute_excess(high) < 0.0:
         return 1.0
-    mu = math.exp(optimize.brentq(compute_excess, low, high, xtol=1e-6))
+    mu = math.exp(search.find_zero(compute_excess, low, high, tolerance=1e-6))
     if q == 1.0:
         return math.sqrt(num_steps) / mu
     return math.log1p((mu / q) ** 2 / num_steps) ** -0.5

@@ -4,10 +4,10 @@
 import math
 
 import numpy as np
-from scipy import optimize
 from scipy import special
 
 from tf_privacy.accounting import gaussian_mixture_loss
+from tf_privacy.accounting import search
 
 # Relative error of the closed forms in double precision, with a wide margin.
 _SLACK = 1e-11
@@ -43,7 +43,7 @@ def compute_release_delta(
         low *= 2.0
     if not removes and low <= -_LARGEST_POINT:
         return 0.0
-    point = optimize.brentq(compute_excess, low, high, xtol=1e-13)
+    point = search.find_zero(compute_excess, low, high, tolerance=1e-13)
     return _compute_half_line(shifts, point, epsilon, removes)
 
 

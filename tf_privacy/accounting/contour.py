@@ -36,9 +36,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize
 
 from tf_privacy.accounting import privacy_loss
+from tf_privacy.accounting import search
 
 # What is cut off, and the copies, are below exp() of minus this, relative to
 # the result.
@@ -170,8 +170,11 @@ class ComposedLoss:
             raise privacy_loss.NotCertifiedError("no saddle point was found")
         if low == high:
             return math.exp(low)
-        root = optimize.brentq(compute_excess, low, high, xtol=_ORDER_TOLERANCE)
-        return math.exp(root)
+        return math.exp(
+            search.find_zero(
+                compute_excess, low, high, tolerance=_ORDER_TOLERANCE
+            )
+        )
 
 
 class DeltaBounds:

@@ -13,7 +13,7 @@ from tf_privacy.accounting import ranges
 from tf_privacy.accounting import statement_text
 
 _ADD_OR_REMOVE_ONE = relation_lib.NeighboringRelation.ADD_OR_REMOVE_ONE
-_SMALLEST_BATCH = 16
+_NUM_BATCHES = 8
 _HEADINGS = (
     ("batch", 9),
     ("steps", 9),
@@ -111,10 +111,10 @@ class PrivacyPlan:
 
 
 def _list_batch_sizes(num_examples: int) -> list[int]:
-    """Returns powers of two up to half of the data."""
+    """Returns the largest powers of two up to half of the data."""
     most = max(1, num_examples // 2)
     sizes = [1 << k for k in range(most.bit_length()) if 1 << k <= most]
-    return [size for size in sizes if size >= _SMALLEST_BATCH] or [most]
+    return sizes[-_NUM_BATCHES:]
 
 
 def _check_length(num_epochs, num_steps):
@@ -149,7 +149,7 @@ def plan(
             `num_steps`.
         num_steps: Noisy steps, for every batch size; whole, in [1, 1e8].
         expected_batch_sizes: Whole numbers in [1, num_examples]; None takes
-            powers of two.
+            the eight largest powers of two up to half of the data.
         neighboring_relation: Which data sets are compared.
 
     Returns:

@@ -72,3 +72,55 @@ def _keep_inside(aimed, best, worst, safe, unsafe, count):
     if not low < aimed < high or count % 4 == 3:
         return 0.5 * (low + high)
     return aimed
+
+
+def find_zero(
+    function: Callable[[float], float],
+    low: float,
+    high: float,
+    *,
+    tolerance: float,
+) -> float:
+    """Returns a point where a continuous function changes its sign.
+
+    Secants within a bracket; an end that stays for a second time has its value
+    halved, so that the bracket closes from both sides (the Illinois method).
+    scipy.optimize has this, but takes a quarter of a second to load, which a
+    command would wait for.
+
+    Args:
+        function: Of opposite signs, or zero, at the two ends.
+        low: One end.
+        high: The other.
+        tolerance: Width of the bracket at which to stop; > 0.
+
+    Raises:
+        ValueError: If the signs at the ends are the same.
+
+    Source: Dowell and Jarratt 1971, BIT 11, 168-174.
+    """
+    at_low, at_high = function(low), function(high)
+    if not at_low * at_high <= 0.0:
+        raise ValueError(
+            "function must change its sign between low and high. Received: "
+            f"{at_low!r} at {low!r}, {at_high!r} at {high!r}."
+        )
+    kept = 0
+    for _ in range(_MAX_EVALUATIONS):
+        if at_low == 0.0 or abs(high - low) <= tolerance:
+            return low
+        if at_high == 0.0:
+            return high
+        x = high - at_high * (high - low) / (at_high - at_low)
+        # Aim a little past the zero, so that the bracket closes.
+        x += math.copysign(0.25 * tolerance, 0.5 * (low + high) - x)
+        value = function(x)
+        if value * at_high > 0.0:
+            high, at_high = x, value
+            at_low *= 0.5 if kept == 1 else 1.0
+            kept = 1
+        else:
+            low, at_low = x, value
+            at_high *= 0.5 if kept == -1 else 1.0
+            kept = -1
+    return 0.5 * (low + high)

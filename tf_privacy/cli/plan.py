@@ -24,7 +24,7 @@ flags.DEFINE_float("target_delta", None, "Probability.", flag_values=_FLAGS)
 flags.DEFINE_list(
     "expected_batch_sizes",
     None,
-    "Sizes to compare; powers of two unless given.",
+    "Sizes to compare; the eight largest powers of two unless given.",
     flag_values=_FLAGS,
 )
 command.define_plot(_FLAGS, "noise and signal against the batch size")
