@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from tf_privacy.accounting import contour
 from tf_privacy.accounting import privacy_loss
+from tf_privacy.accounting import search
 
 # Width of one bound in epsilon, relative to epsilon.
 DEFAULT_TOLERANCE = 2.5e-4
@@ -30,9 +31,8 @@ _ROOT_TOLERANCE = 1e-10
 _MAX_ROOT_STEPS = 60
 # Bounds of delta this close to each other are not refined further.
 _CLOSE = 0.01
-# Where a bound is not positive yet, the search retreats to smaller epsilons.
-_FIRST_RETREAT = 0.01
-_LAST_RETREAT = 10.0
+# Stands for the excess of a bound that is not positive; nats.
+_LARGE_EXCESS = 60.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,32 +76,28 @@ class Direction:
 def _find_root(function, log_target: float, start: float, slope: float):
     """Returns the point where log(function) falls to the target, or None.
 
-    Secants in the logarithm, which is nearly linear and falling.
+    Steps by `slope` until the target lies between two points, then secants
+    between them.
     """
 
     def compute_excess(x):
         value = function(x)
-        return math.log(value) - log_target if value > 0.0 else -math.inf
+        if not value > 0.0:
+            return -_LARGE_EXCESS
+        return min(math.log(value) - log_target, _LARGE_EXCESS)
 
-    before, excess_before = start, compute_excess(start)
-    step = _FIRST_RETREAT / -slope
-    while not math.isfinite(excess_before) and step < _LAST_RETREAT / -slope:
-        before, step = before - step, 2.0 * step
-        excess_before = compute_excess(before)
-    if not math.isfinite(excess_before):
-        return None
-    x = before - excess_before / slope
+    x, excess = start, compute_excess(start)
+    stride = max(abs(excess), _ROOT_TOLERANCE) / -slope
     for _ in range(_MAX_ROOT_STEPS):
-        excess = compute_excess(x)
-        if not math.isfinite(excess):
-            x = 0.5 * (x + before)
-            continue
-        if abs(excess) < _ROOT_TOLERANCE or x == before:
+        if excess == 0.0:
             return x
-        found = (excess - excess_before) / (x - before)
-        slope = found if found < 0.0 else slope
-        before, excess_before = x, excess
-        x = x - excess / slope
+        next_x = x + math.copysign(stride, excess)
+        next_excess = compute_excess(next_x)
+        if next_excess * excess <= 0.0:
+            return search.find_zero(
+                compute_excess, x, next_x, tolerance=_ROOT_TOLERANCE / -slope
+            )
+        x, excess, stride = next_x, next_excess, 2.0 * stride
     return None
 
 
@@ -131,7 +127,7 @@ def _make_bounds(composed, order, epsilon, log_delta, tolerance, floor):
 
 
 def _solve_at_scale(composed, log_delta, tolerance, floor, epsilon=None):
-    """Returns epsilon's upper bound, the bounds used, and epsilon's scale."""
+    """Returns epsilon's bound, the bounds used, whether a finer scale helps."""
     if epsilon is None:
         order = composed.find_order(log_delta=log_delta)
         epsilon, _ = composed.estimate_at(order)
@@ -149,7 +145,7 @@ def _solve_at_scale(composed, log_delta, tolerance, floor, epsilon=None):
         epsilon = root
         order = composed.find_order(epsilon=epsilon)
     upper = _round_up(bounds.compute_upper, log_delta, root, -order)
-    return upper, bounds, scale
+    return upper, bounds, upper > 0.0 and scale > epsilon
 
 
 def _solve_epsilon(direction: Direction, log_delta: float, tolerance: float):
@@ -162,7 +158,7 @@ def _solve_epsilon(direction: Direction, log_delta: float, tolerance: float):
     best, epsilon = None, None
     for floor in _FLOORS:
         try:
-            upper, bounds, scale = _solve_at_scale(
+            upper, bounds, is_coarse = _solve_at_scale(
                 composed, log_delta, tolerance, floor, epsilon
             )
         except privacy_loss.NotCertifiedError:
@@ -171,7 +167,7 @@ def _solve_epsilon(direction: Direction, log_delta: float, tolerance: float):
             break
         if best is None or upper < best[0]:
             best = (upper, bounds)
-        if not 0.0 < upper < scale:
+        if not is_coarse:
             break
         epsilon = upper
     return best
