@@ -418,3 +418,29 @@ def test_a_budget_restored_in_mid_run_is_not_passed_over_in_silence():
     with REFUSED:
         fit(model, callbacks=[RestoreBudget(3)], steps_per_epoch=6)
     assert num_steps(model) == 3
+
+
+def test_the_limit_is_worked_out_once_for_equal_steps(monkeypatch):
+    counted = []
+    compute = accounting.EpsilonCurve.compute_max_steps
+
+    def count(self, **arguments):
+        counted.append(1)
+        return compute(self, **arguments)
+
+    monkeypatch.setattr(accounting.EpsilonCurve, "compute_max_steps", count)
+    model = make_model(noise_multiplier=4.03)
+    budget = tf_privacy.PrivacyBudget(40.0, DELTA)
+    fit(model, callbacks=[budget], epochs=1, data=(batches(),))
+    for _ in range(3):
+        model.train_on_batch(X[:8], Y[:8])
+    assert num_steps(model) > 3 and len(counted) <= 1
+
+
+def test_statement_takes_a_relation():
+    model = make_model()
+    fit(model)
+    relation = tf_privacy.NeighboringRelation.REPLACE_ONE
+    made = model.privacy_statement(DELTA, neighboring_relation=relation)
+    assert made.neighboring_relation is relation
+    assert made.epsilon > model.privacy_statement(DELTA).epsilon

@@ -17,7 +17,8 @@ NOT_COVERED = (
     "Metrics and losses reported during training: they are computed on the "
     "raw data.",
     "Choices made by looking at the data, such as a search over "
-    "hyper-parameters: each further run on the same data spends more.",
+    "hyper-parameters: each further run on the same data spends more, and so "
+    "does a look at a validation set taken from it.",
     "The number of examples and the expected batch size: they are treated as "
     "public.",
     "Rounding: the noise is a floating-point approximation of a Gaussian.",
@@ -150,6 +151,8 @@ def _list_assumptions(phases: Sequence[Phase], unit: str) -> list[str]:
         f"One {unit} contributes at most l2_norm_clip to the sum of a step, "
         "and nothing else that was released depends on the data.",
         "The noise is secret, fresh at every step, and Gaussian.",
+        "Whoever trains the model is trusted with the data (central privacy).",
+        "The settings above were not chosen by looking at the data.",
     ]
     if any(phase.sampling_probability is not None for phase in phases):
         assumptions.append(
