@@ -259,6 +259,13 @@ def test_groups_are_at_most_what_the_lemma_says():
         )
         assert before < got < lemma
         before = got
+    # Counts that never happen, and no count 0 at all, are no trouble.
+    for noise, q, size in ((20.0, 0.01, 1000), (300.0, 0.9, 1000)):
+        run = accounting.SampledGaussianSteps(
+            noise_multiplier=noise, sampling_probability=q, num_steps=1000
+        )
+        bounds = compute(accounting.GroupRun(run, size))
+        assert bounds.lower < bounds.epsilon < 1.002 * bounds.lower
     # All of a group of Gaussian releases is the Gaussian of their sum.
     group = accounting.compute_group_epsilon(
         [accounting.Gaussian(5.0)], group_size=5, delta=1e-5

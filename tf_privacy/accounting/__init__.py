@@ -55,6 +55,7 @@ from tf_privacy.accounting.rdp_accountant import compute_rdp_epsilon_of
 from tf_privacy.accounting.rdp_accountant import compute_rdp_of
 from tf_privacy.accounting.renyi import compute_gaussian_rdp
 from tf_privacy.accounting.renyi import compute_sampled_gaussian_rdp
+from tf_privacy.accounting.renyi import DEFAULT_ORDERS
 from tf_privacy.accounting.sampled_mechanisms import BallsInBins
 from tf_privacy.accounting.sampled_mechanisms import PoissonSampled
 from tf_privacy.accounting.sampled_mechanisms import SampledWithoutReplacement
@@ -87,6 +88,7 @@ __all__ = [
     "Choice",
     "Composed",
     "ConcentratedDP",
+    "DEFAULT_ORDERS",
     "EpsilonBounds",
     "EpsilonCurve",
     "Gaussian",

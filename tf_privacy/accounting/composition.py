@@ -134,12 +134,15 @@ def _bound_unsampled(collected, delta) -> float:
     """Returns epsilon as if every unit were in every sample, or inf."""
     precision = 0.0
     for release, count in collected:
-        if not isinstance(
+        size = 1.0
+        if isinstance(release, releases.GroupGaussianRelease):
+            size = release.group_size
+        elif not isinstance(
             release,
             releases.GaussianRelease | releases.SampledGaussianRelease,
         ):
             return math.inf
-        precision += count / release.noise_multiplier**2
+        precision += count * (size / release.noise_multiplier) ** 2
     return concentrated.compute_gdp_epsilon(math.sqrt(precision), delta=delta)
 
 

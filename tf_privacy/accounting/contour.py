@@ -63,7 +63,9 @@ class ComposedLoss:
 
     def __init__(self, parts: Sequence[tuple[privacy_loss.PrivacyLoss, int]]):
         self._parts = tuple(parts)
-        self.lost_mass = sum(n * loss.lost_mass for loss, n in self._parts)
+        self.moved_mass = sum(n * loss.moved_mass for loss, n in self._parts)
+        self.lost_mass = self.moved_mass
+        self.lost_mass += sum(n * loss.lost_mass for loss, n in self._parts)
         self.max_loss = sum(n * loss.max_loss for loss, n in self._parts)
 
     def compute_cumulants(self, order: float) -> tuple[float, float, float]:
@@ -102,8 +104,10 @@ class ComposedLoss:
         for loss, count in self._parts:
             part = loss.transform(grid)
             log_ratio = log_ratio + count * part.log_ratio
-            size = np.exp(np.maximum(part.log_ratio.real, -600.0))
-            slack = slack + count * np.log1p(part.ratio_error / size)
+            log_size = part.log_ratio.real
+            largest = np.exp(np.maximum(log_size, -700.0)) + part.ratio_error
+            growth = np.log(largest) - log_size + 4.0 * privacy_loss.ROUND_OFF
+            slack = slack + count * growth
             sums += count * np.array(
                 [part.log_moment, part.mean, part.moment_error]
             )
@@ -295,8 +299,9 @@ class DeltaBounds:
         with np.errstate(divide="ignore"):
             largest = np.log(size) + slack
         grown = np.exp(np.minimum(largest, 700.0)) - size
-        phase = self._grid.last * (self._deviation + 1.0)
-        rough = 16.0 + size.size + phase
+        # Phases f (mean - epsilon), as rounded, for epsilons nearby.
+        far = abs(self._mean) + abs(self._epsilon) + self._deviation
+        rough = 16.0 + size.size + 4.0 * self._grid.last * far
         return float(grown.sum() + privacy_loss.ROUND_OFF * rough * size.sum())
 
     def _sum(self, terms, epsilon: float) -> float:
@@ -326,7 +331,8 @@ class DeltaBounds:
             epsilon: Nats.
         """
         found = self._sum(self._lower_terms, epsilon) - self._lower_error
-        return self._scale(epsilon, -1.0) * found - self._bound_copies(epsilon)
+        found *= self._scale(epsilon, -1.0)
+        return found - self._bound_copies(epsilon) - self._composed.moved_mass
 
     def _bound_copies(self, epsilon: float) -> float:
         """Returns a bound of the sum of h over all copies but the first."""

@@ -263,7 +263,11 @@ def make_replacing_loss(
 
 
 def make_shift_loss(
-    shifts: Shifts, *, removes: bool, log_lost_mass: float
+    shifts: Shifts,
+    *,
+    removes: bool,
+    log_lost_mass: float,
+    moved_mass: float = 0.0,
 ) -> quadrature_loss.QuadratureLoss:
     """Returns the loss of one release in one direction.
 
@@ -271,11 +275,18 @@ def make_shift_loss(
         shifts: How the unit moves the sum.
         removes: Whether the unit is removed, else added.
         log_lost_mass: Log of the mass that the cut may leave out.
+        moved_mass: Mass m of the mixture that `shifts` leave out, having been
+            normalized without it. If it is the mixture that is drawn from, the
+            event counts as revealed. If not, the loss is too small by at most
+            -log(1 - m), and delta by at most as much. One per cent more covers
+            the products of several releases.
     """
     branch = [(0.0, shifts)]
-    return make_branched_loss(
+    loss = make_branched_loss(
         branch, removes=removes, log_lost_mass=log_lost_mass
     )
+    loss.moved_mass = 1.01 * moved_mass
+    return loss
 
 
 def make_branched_loss(

@@ -100,12 +100,23 @@ def compute_group_epsilon(
     """
     size = _check_group_size(group_size)
     if size == 1:
-        runs = mechanisms
-    else:
-        runs = [GroupRun(each, size) for each in mechanisms]
-    return composition.compute_epsilon_of(
-        runs, delta=delta, neighboring_relation=neighboring_relation
+        return composition.compute_epsilon_of(
+            mechanisms, delta=delta, neighboring_relation=neighboring_relation
+        )
+    found = composition.compute_epsilon_bounds_of(
+        [GroupRun(each, size) for each in mechanisms],
+        delta=delta,
+        neighboring_relation=neighboring_relation,
     )
+    if found.accountant in (composition.CONTOUR, composition.CLOSED_FORM):
+        return found.epsilon
+    try:
+        by_lemma = convert_to_group_epsilon(
+            mechanisms, group_size=size, delta=delta
+        )
+    except ValueError:
+        by_lemma = math.inf
+    return min(found.epsilon, by_lemma)
 
 
 def _compute_log_sum(epsilon: float, group_size: int) -> float:

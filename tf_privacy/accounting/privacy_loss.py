@@ -84,10 +84,13 @@ class PrivacyLoss(abc.ABC):
 
     Attributes:
         lost_mass: Upper bound on the mass outside the cut; probability.
+        moved_mass: Bound on how far delta may be off either way for another
+            reason; probability.
         max_loss: Largest loss inside the cut, nats; may be inf.
     """
 
     lost_mass: float = 0.0
+    moved_mass: float = 0.0
     max_loss: float = math.inf
 
     @abc.abstractmethod

@@ -21,6 +21,8 @@ from tf_privacy.accounting import renyi
 # Integer orders at which the bound for sampling without replacement is
 # evaluated; its logarithm is convex in between.
 _MAX_INTEGER_ORDER = 512
+# Different sizes of a group's share in a sample that one loss may have.
+_MAX_COUNTS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,18 +147,24 @@ class GroupGaussianRelease(Release):
             + special.xlogy(count, q)
             + special.xlog1py(size - count, -q)
         )
-        # Counts that hardly happen are taken for the largest one.
-        rare = log_chance < log_lost_mass - 3.0 - math.log(size + 1)
-        rare[0], rare[size] = False, True
+        # Counts that hardly happen are left out: the rest, normalized, differs
+        # from the mixture by their mass.
+        rare = log_chance < log_lost_mass - math.log(100.0 * (size + 1))
         chance = np.exp(log_chance)
-        chance[size] = chance[rare].sum()
-        keep = (~rare | (count == size)) & (chance > 0.0)
+        moved = float(chance[rare].sum())
+        rare[0] = False
+        if not rare.size - rare.sum() <= _MAX_COUNTS:
+            raise privacy_loss.NotCertifiedError("too many counts in a group")
+        kept = np.maximum(chance[~rare] / chance[~rare].sum(), 1e-300)
         shifts = gaussian_mixture_loss.Shifts(
-            tuple((count[keep] / self.noise_multiplier).tolist()),
-            tuple((chance[keep] / chance[keep].sum()).tolist()),
+            tuple((count[~rare] / self.noise_multiplier).tolist()),
+            tuple(kept.tolist()),
         )
         return gaussian_mixture_loss.make_shift_loss(
-            shifts, removes=removes, log_lost_mass=log_lost_mass
+            shifts,
+            removes=removes,
+            log_lost_mass=log_lost_mass,
+            moved_mass=moved,
         )
 
     def compute_rdp(self, orders):

@@ -226,11 +226,18 @@ def compute_epsilon_bounds(
 
 
 def _find_lower(bounds, log_delta, upper) -> float:
+    """Returns an epsilon at which delta is proved to be at least the target."""
     root = _find_root(bounds.compute_lower, log_delta, upper, -bounds.order)
-    if root is None or not root > 0.0:
-        return 0.0
-    root -= 2.0 * _ROOT_TOLERANCE / bounds.order
-    return root if bounds.compute_lower(root) >= math.exp(log_delta) else 0.0
+    target = math.exp(log_delta)
+    step = 2.0 * _ROOT_TOLERANCE / bounds.order
+    for _ in range(_MAX_ROOT_STEPS):
+        if root is None or not root > 0.0:
+            break
+        if bounds.compute_lower(root) >= target:
+            return root
+        root -= step
+        step *= 2.0
+    return 0.0
 
 
 def _guess_log_delta(direction, epsilon, tolerance):
