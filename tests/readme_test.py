@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The README's two commands stand in it once, and CI runs one of them."""
 
+import importlib
 import os
 import pathlib
 import re
@@ -47,3 +48,34 @@ def test_ci_runs_the_test_command():
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.rstrip("\n") == read_command("ci:test")
+
+
+def read_blocks(language):
+    text = (ROOT / "README.md").read_text("utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+
+
+def test_accounting_examples_run(capsys):
+    names = {}
+    blocks = [b for b in read_blocks("python") if "accounting." in b]
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, names)
+    assert "epsilon between" in capsys.readouterr().out
+    assert 1.0 < names["epsilon"] < 10.0
+
+
+def test_calculator_commands_answer(capsys):
+    commands = [
+        line.split()
+        for block in read_blocks("sh")
+        for line in block.splitlines()
+        if line.startswith("tf-privacy-")
+    ]
+    assert len(commands) == 3
+    for name, *arguments in commands:
+        module = importlib.import_module(
+            "tf_privacy.cli." + name.removeprefix("tf-privacy-")
+        )
+        assert module.main([name, *arguments]) == 0
+        assert "epsilon" in capsys.readouterr().out
