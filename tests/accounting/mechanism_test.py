@@ -195,6 +195,14 @@ def test_pure_dp_composes_as_randomized_response():
     assert bounds.epsilon < 1.001 * bounds.lower
 
 
+def test_a_fixed_part_of_delta_leaves_the_rest_for_the_others():
+    # (epsilon, 9e-6) costs epsilon and leaves 1e-6 for the Gaussian steps.
+    steps = accounting.SampledGaussianSteps(**GOOD)
+    both = compute(steps, accounting.ApproximateDP(1e-9, 9e-6), delta=1e-5)
+    alone = compute(steps, delta=1e-6)
+    assert both.epsilon == pytest.approx(alone.epsilon, rel=1e-3)
+
+
 def test_a_fixed_part_of_delta_is_paid_first():
     made = accounting.ApproximateDP(0.1, 2e-6)
     assert compute(made, delta=3e-6).epsilon <= 0.1 + 1e-9

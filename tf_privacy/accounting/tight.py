@@ -176,12 +176,15 @@ def _solve_epsilon(direction: Direction, log_delta: float, tolerance: float):
 def _exceeds(direction, epsilon, log_delta, tolerance, floor) -> bool:
     """Returns whether one direction's delta at epsilon may exceed delta."""
     composed = direction.cut(log_delta, tolerance)
+    room = math.exp(log_delta) - composed.lost_mass
+    if not room > 0.0:
+        return True
     if composed.max_loss <= epsilon:
         return False
     order = composed.find_order(epsilon=epsilon)
-    # Chernoff's bound settles most cases at once; it needs no contour.
+    # Chernoff's bound settles many cases at once; it needs no contour.
     log_bound = composed.bound_log_moment(order) - order * epsilon
-    if log_bound < log_delta + math.log1p(-tolerance):
+    if log_bound < math.log(room):
         return False
     bounds, _ = _make_bounds(
         composed, order, epsilon, log_delta, tolerance, floor
