@@ -7,38 +7,9 @@ import warnings
 
 import pytest
 
+from tests.accounting import reference_values
 from tf_privacy.accounting import budget
 from tf_privacy.accounting import epsilon_curve
-
-# sampling_probability, noise_multiplier, num_steps, delta; the upper end of a
-# bracket of the true epsilon (200-bit characteristic-function integrals, closed
-# forms at probability 1, or a two-sided FFT bracket); dp-accounting 0.6 RDP.
-ORACLE = [
-    (256 / 60000, 1.1, 14100, 1e-05, 2.38512157, 2.60034294),
-    (256 / 60000, 0.7, 10547, 1e-05, 5.63968333, 6.31974801),
-    (0.01, 4.0, 10000, 1e-05, 0.946866801, 1.03549007),
-    (0.01, 0.7, 10000, 1e-05, 14.3347585, 15.6897668),
-    (0.01, 1.0, 10000, 1e-12, 10.3466899, 10.7942475),
-    (0.08192, 6.0, 1125, 1e-05, 1.83639626, 1.99956190),
-    (0.0128, 2.5, 71589, 8e-07, 7.44806744, 7.93567544),
-    (0.001, 0.5, 1000, 1e-05, 3.23887819, 4.38214497),
-    (0.001, 0.5, 100, 1e-08, 5.02370019, 6.06518048),
-    (0.001, 20.0, 1000000, 1e-08, 0.238763440, 0.259247296),
-    (0.0001, 0.8, 1000000, 1e-08, 1.00176948, 1.73738129),
-    (1e-05, 1.0, 1000000, 1e-10, 0.0706445000, 0.904657724),
-    (1e-06, 0.5, 1000000, 1e-08, 0.29633, 2.73602196),
-    (0.01, 0.3, 1000, 1e-05, 69.8157129, 79.4013189),
-    (0.1, 0.3, 10, 1e-06, 41.1460570, 46.9279290),
-    (0.01, 20.0, 1000000, 1e-05, 1.99466172, 2.16744329),
-    (0.1, 20.0, 10000, 1e-05, 1.99609313, 2.16926475),
-    (0.5, 1.0, 1, 1e-05, 3.53399799, 3.89357589),
-    (0.99, 5.0, 1000, 1e-06, 48.6324743, 51.0185828),
-    (1.0, 10.0, 100, 1e-06, 4.88655413, 5.22153964),
-    (1.0, 0.3, 10, 1e-05, 99.6729188, 104.449642),
-    (0.02, 1.0, 10, 1e-12, 3.17871616, 3.60389360),
-    (0.01, 1.0, 1000, 1e-20, 6.36170040, 6.81266032),
-    (0.05, 2.0, 200, 1e-30, 5.34416480, 5.48885388),
-]
 
 
 def compute(probability, noise, steps, delta):
@@ -50,7 +21,9 @@ def compute(probability, noise, steps, delta):
     )
 
 
-@pytest.mark.parametrize("q, noise, steps, delta, upper, rdp", ORACLE)
+@pytest.mark.parametrize(
+    "q, noise, steps, delta, upper, rdp", reference_values.EPSILONS
+)
 def test_is_above_the_truth_and_no_looser_than_rdp_elsewhere(
     q, noise, steps, delta, upper, rdp
 ):
@@ -74,7 +47,9 @@ def test_zero_steps_cost_nothing():
     assert budget.compute_delta(**run, epsilon=0.0) == 0.0
 
 
-@pytest.mark.parametrize("q, noise, steps, delta, upper, rdp", ORACLE)
+@pytest.mark.parametrize(
+    "q, noise, steps, delta, upper, rdp", reference_values.EPSILONS
+)
 def test_is_at_most_a_thousandth_above_the_truth(
     q, noise, steps, delta, upper, rdp
 ):

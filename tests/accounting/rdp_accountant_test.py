@@ -7,7 +7,7 @@ import dp_accounting
 import pytest
 from dp_accounting import rdp as oracle_lib
 
-from tests.accounting import budget_test
+from tests.accounting import reference_values
 from tf_privacy.accounting import mechanism
 from tf_privacy.accounting import rdp_accountant
 
@@ -25,7 +25,7 @@ def compute(q, noise, steps, delta):
 
 
 @pytest.mark.parametrize(
-    "q, noise, steps, delta, upper, rdp", budget_test.ORACLE
+    "q, noise, steps, delta, upper, rdp", reference_values.EPSILONS
 )
 def test_is_above_the_truth_and_no_looser_than_rdp_elsewhere(
     q, noise, steps, delta, upper, rdp
