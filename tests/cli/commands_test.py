@@ -62,6 +62,7 @@ def test_json(capsys):
 def test_both_ways_of_describing_a_run_agree(capsys):
     other = ["--noise_multiplier=1.1", "--num_steps=14063", "--delta=1e-5"]
     other.append(f"--sampling_probability={256 / 60000!r}")
+    assert isinstance(run_json(capsys, epsilon, other)["num_steps"], int)
     assert run_json(capsys, epsilon, other) == run_json(
         capsys, epsilon, GOOD[epsilon]
     )
@@ -152,6 +153,10 @@ def test_plan_lists_what_meets_the_target(capsys):
     assert all(2.99 < c["epsilon"] <= 3.0 for c in choices)
     assert plan.main(["x", *GOOD[plan], sizes]) == 0
     lines = capsys.readouterr().out.splitlines()
+    whole = run_json(
+        capsys, plan, [*GOOD[plan][:1], *GOOD[plan][2:], "--num_steps=300"]
+    )
+    assert isinstance(whole["choices"][0]["num_steps"], int)
     assert lines[2].split()[:2] == ["256", "7032"]
     assert all(len(line) <= 80 for line in lines)
 

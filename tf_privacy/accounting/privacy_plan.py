@@ -206,9 +206,10 @@ def _make_choice(size, num_examples, num_epochs, num_steps, target):
     probability = size / num_examples
     if num_steps is None:
         num_steps = math.ceil(num_epochs / probability * (1.0 - 1e-12))
+    num_steps = ranges.check_num_steps(num_steps, at_least=1)
     run = {
         "sampling_probability": probability,
-        "num_steps": ranges.check_num_steps(num_steps, at_least=1),
+        "num_steps": num_steps,
         "neighboring_relation": relation,
     }
     if not _is_attainable(run, target_epsilon, target_delta):

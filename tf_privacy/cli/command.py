@@ -154,7 +154,7 @@ def get_num_steps(values: flags.FlagValues, probability: float) -> float:
             f"num_epochs={epochs}. Pass --num_steps or --num_epochs."
         )
     if steps is not None:
-        return steps
+        return int(steps) if steps == steps // 1 else steps
     if not (math.isfinite(epochs) and epochs >= 0 and probability > 0):
         raise ValueError(
             f"num_epochs must be a finite number >= 0. Received: {epochs}."
