@@ -14,6 +14,7 @@ import functools
 import math
 import pathlib
 
+import mpmath
 import numpy as np
 import pytest
 
@@ -134,6 +135,33 @@ def test_smoothing_bounds_the_payoff_on_both_sides():
         assert np.all(payoff <= smooth + 1e-12)
         # Quadrature of a kink: right to about width / 120.
         assert np.all(smooth - bump <= payoff + 0.01 * width)
+
+
+@pytest.mark.parametrize("share", [1e-3, 1e-6, 1e-9, 1e-12])
+@pytest.mark.parametrize("q", [1.0, 0.1, 1e-6])
+def test_closed_forms_keep_their_lower_bound_where_epsilon_vanishes(q, share):
+    """delta just below delta(0), against mpmath."""
+    noise = 2.0
+    with mpmath.workdps(50):
+        c = 1 / mpmath.mpf(noise)
+        whole = q * (mpmath.ncdf(c / 2) - mpmath.ncdf(-c / 2))
+        delta = float(whole * (1 - share))
+
+        def excess(epsilon):
+            # Loss above epsilon: t above the point where 1 + u = e^epsilon.
+            ratio = mpmath.expm1(epsilon) / q + 1
+            point = mpmath.log(ratio) / c + c / 2
+            mass = q * (mpmath.ncdf(c - point) - mpmath.ncdf(-point))
+            return mass - mpmath.expm1(epsilon) * mpmath.ncdf(-point) - delta
+
+        truth = mpmath.findroot(
+            excess, (0, whole * share * 4), solver="anderson", tol=1e-60
+        )
+    bounds = composition.compute_epsilon_bounds_of(
+        [make(q, noise, 1)], delta=delta
+    )
+    assert bounds.accountant == "closed form"
+    assert bounds.lower <= float(truth) * (1 + 1e-12) <= bounds.epsilon
 
 
 def test_any_order_gives_true_bounds():

@@ -16,7 +16,11 @@ _LARGE_EPSILON = 40.0
 
 
 def compute_release_delta(
-    shifts: gaussian_mixture_loss.Shifts, *, epsilon: float, removes: bool
+    shifts: gaussian_mixture_loss.Shifts,
+    *,
+    epsilon: float,
+    removes: bool,
+    rounding: float = 1.0,
 ) -> float:
     """Returns the delta of one release in one direction, rounded up.
 
@@ -26,6 +30,7 @@ def compute_release_delta(
         shifts: How the unit moves the sum.
         epsilon: Nats; >= 0.
         removes: Whether the unit is removed, else added.
+        rounding: 1 rounds up, -1 rounds down, by more than the error.
 
     Returns:
         delta in [0, 1].
@@ -44,11 +49,14 @@ def compute_release_delta(
     if not removes and low <= -_LARGEST_POINT:
         return 0.0
     point = search.find_zero(compute_excess, low, high, tolerance=1e-13)
-    return _compute_half_line(shifts, point, epsilon, removes)
+    found, error = _compute_half_line(shifts, point, epsilon, removes)
+    return min(1.0, max(0.0, found + rounding * error))
 
 
-def _compute_half_line(shifts, point, epsilon, removes) -> float:
-    """Returns the mass of the half line minus exp(epsilon) times the other's.
+def _compute_half_line(shifts, point, epsilon, removes):
+    """Returns the half line's mass minus exp(epsilon) times the other's.
+
+    And a bound of the error, far above that of double precision.
 
     The optimal point is a maximum, so errors of the point are of second order.
     """
@@ -68,27 +76,31 @@ def _compute_half_line(shifts, point, epsilon, removes) -> float:
         other = math.expm1(epsilon) * plain
     else:
         other = math.exp(min(epsilon + log_other, 0.0))
-    terms = (change, -other)
-    size = abs(change) + abs(other)
-    return min(1.0, max(0.0, sum(terms)) + _SLACK * size)
+    return max(0.0, change - other), _SLACK * (abs(change) + abs(other))
 
 
 def compute_release_epsilon(
-    shifts: gaussian_mixture_loss.Shifts, *, delta: float
+    shifts: gaussian_mixture_loss.Shifts,
+    *,
+    delta: float,
+    rounding: float = 1.0,
 ) -> float:
     """Returns the epsilon of one release, the larger of both directions.
 
     Args:
         shifts: How the unit moves the sum.
         delta: Probability in (0, 1).
+        rounding: 1 rounds up, -1 rounds down.
 
     Returns:
-        epsilon in nats, >= 0, rounded up and checked.
+        epsilon in nats, >= 0, rounded and checked.
     """
 
     def compute_worst(epsilon):
         return max(
-            compute_release_delta(shifts, epsilon=epsilon, removes=removes)
+            compute_release_delta(
+                shifts, epsilon=epsilon, removes=removes, rounding=rounding
+            )
             for removes in (True, False)
         )
 
@@ -103,4 +115,4 @@ def compute_release_epsilon(
             high = middle
         else:
             low = middle
-    return high
+    return high if rounding > 0.0 else low
