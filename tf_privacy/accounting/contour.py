@@ -15,9 +15,9 @@ so the smoothed payoff g(x) = E[f(x + Z)] is an upper bound of f (Jensen), and
     f(x) >= g(x) - b(x),   of b: w^2 exp(w^2 / 8) exp(w^2 s (s + 1) / 2)
 
 where b(x) = w / sqrt(2 pi) exp(-x / 2 - x^2 / (2 w^2)). (g is the
-Black-Scholes price of a call with volatility w. Its derivative in w is
-exp(-(x / w + w / 2)^2 / 2) / sqrt(2 pi), at most b / w and rising in w, so that
-its integral from 0 to w is at most b.) Both now decay like
+Black-Scholes price of a call with volatility w, and f that with volatility 0.
+Its derivative in w is exp(-(x / w + w / 2)^2 / 2) / sqrt(2 pi), at most b / w,
+which rises in w: the integral from 0 to w is at most b.) Both now decay like
 exp(-w^2 frequency^2 / 2), whatever the losses do.
 
 The integral is a sum over equidistant frequencies. By Poisson's summation
@@ -211,10 +211,10 @@ class DeltaBounds:
         self.order = order
         log_moment = composed.compute_cumulants(order)[0]
         self._deviation = composed.compute_spread(order)
-        self._smoothing = self._choose_smoothing(width)
+        self._smoothing = float(self._choose_smoothing(width))
         far = log_moment - order * epsilon - log_delta
         self._negligible = _NEGLIGIBLE_NATS + max(0.0, far)
-        self._period = self._choose_period(log_moment)
+        self._period = float(self._choose_period(log_moment))
         self._grid = self._make_grid()
         self._integrate()
 
@@ -299,14 +299,17 @@ class DeltaBounds:
         with np.errstate(divide="ignore"):
             largest = np.log(size) + slack
         grown = np.exp(np.minimum(largest, 700.0)) - size
-        # Phases f (mean - epsilon), as rounded, for epsilons nearby.
-        far = abs(self._mean) + abs(self._epsilon) + self._deviation
-        rough = 16.0 + size.size + 4.0 * self._grid.last * far
+        phase = self._smoothing * (self.order + 0.5) * self._grid.last
+        rough = 16.0 + size.size + 4.0 * phase
         return float(grown.sum() + privacy_loss.ROUND_OFF * rough * size.sum())
 
-    def _sum(self, terms, epsilon: float) -> float:
+    def _sum(self, terms, epsilon: float) -> tuple[float, float]:
+        """Returns the sum, and what the rounding of its phases makes of it."""
         phase = self._grid.frequencies * (self._mean - epsilon)
-        return float(terms.real @ np.cos(phase) - terms.imag @ np.sin(phase))
+        found = terms.real @ np.cos(phase) - terms.imag @ np.sin(phase)
+        far = 4.0 * self._grid.last * (abs(self._mean) + abs(epsilon))
+        error = privacy_loss.ROUND_OFF * far * np.abs(terms).sum()
+        return float(found), float(error)
 
     def _scale(self, epsilon: float, sign: float) -> float:
         exponent = self._log_moment - self.order * epsilon
@@ -321,7 +324,8 @@ class DeltaBounds:
         Args:
             epsilon: Nats.
         """
-        found = self._sum(self._upper_terms, epsilon) + self._upper_error
+        found, error = self._sum(self._upper_terms, epsilon)
+        found += error + self._upper_error
         return self._scale(epsilon, 1.0) * found + self._composed.lost_mass
 
     def compute_lower(self, epsilon: float) -> float:
@@ -330,8 +334,8 @@ class DeltaBounds:
         Args:
             epsilon: Nats.
         """
-        found = self._sum(self._lower_terms, epsilon) - self._lower_error
-        found *= self._scale(epsilon, -1.0)
+        found, error = self._sum(self._lower_terms, epsilon)
+        found = (found - error - self._lower_error) * self._scale(epsilon, -1.0)
         return found - self._bound_copies(epsilon) - self._composed.moved_mass
 
     def _bound_copies(self, epsilon: float) -> float:

@@ -156,16 +156,17 @@ class GaussianPiece(quadrature_loss.Piece):
         self._removes = removes
 
     def evaluate(self, t):
-        """Returns loss, log density and condition at each t."""
+        """Returns loss, log density and the errors of both at each t."""
         ratio = self._shifts.compute_log_ratio(t)
         log_density = -0.5 * t * t - _LOG_ROOT_2_PI
         share = self._shifts.compute_share(t, ratio)
         # Exponents c t - c^2 / 2 are right to a few round-offs of their terms.
         size = np.abs(t) + self._shifts.sizes[-1] + 4.0
-        condition = 4.0 * (np.abs(ratio) + share * size)
+        error = 4.0 * (np.abs(ratio) + share * size)
+        density_error = 4.0 * (0.5 * t * t + np.abs(ratio) + 1.0)
         if self._removes:
-            return ratio, log_density + ratio, condition
-        return -ratio, log_density, condition
+            return ratio, log_density + ratio, error, density_error
+        return -ratio, log_density, error, density_error
 
     def bound_log_integrand(self, middle, half_width, order, frequency):
         """Returns a bound of the log integrand's size on Bernstein ellipses."""
@@ -204,15 +205,16 @@ class ReplacingPiece(quadrature_loss.Piece):
         self._shifts = shifts
 
     def evaluate(self, t):
-        """Returns loss, log density and condition at each t."""
+        """Returns loss, log density and the errors of both at each t."""
         shifts = self._shifts
         ratio, mirrored = (shifts.compute_log_ratio(side) for side in (t, -t))
         share = shifts.compute_share(t, ratio)
         share = share + shifts.compute_share(-t, mirrored)
         size = np.abs(t) + self.steepness + 4.0
-        condition = 4.0 * (np.abs(ratio) + np.abs(mirrored) + share * size)
+        error = 4.0 * (np.abs(ratio) + np.abs(mirrored) + share * size)
+        density_error = 4.0 * (0.5 * t * t + np.abs(ratio) + 1.0)
         log_density = -0.5 * t * t - _LOG_ROOT_2_PI + ratio
-        return ratio - mirrored, log_density, condition
+        return ratio - mirrored, log_density, error, density_error
 
     def bound_log_integrand(self, middle, half_width, order, frequency):
         """Returns a bound of the log integrand's size on Bernstein ellipses."""

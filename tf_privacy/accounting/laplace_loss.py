@@ -33,13 +33,14 @@ class _Piece(quadrature_loss.Piece):
         return np.log1p(self._q * np.expm1((2.0 * x - 1.0) / self._noise))
 
     def evaluate(self, t):
-        """Returns loss, log density and condition at each point."""
+        """Returns loss, log density and the errors of both at each point."""
         ratio = self._log_ratio(t)
         log_density = -t / self._noise - math.log(2.0 * self._noise)
-        condition = 4.0 * (np.abs(ratio) + 4.0 / self._noise)
+        error = 4.0 * (np.abs(ratio) + 4.0 / self._noise)
+        density_error = 4.0 * (np.abs(log_density) + np.abs(ratio) + 1.0)
         if self._removes:
-            return ratio, log_density + ratio, condition
-        return -ratio, log_density, condition
+            return ratio, log_density + ratio, error, density_error
+        return -ratio, log_density, error, density_error
 
     def bound_log_integrand(self, middle, half_width, order, frequency):
         """Returns a bound of the log integrand's size on Bernstein ellipses.

@@ -41,9 +41,6 @@ _MAX_NODES = 60_000
 _MAX_PRODUCT = 600_000_000
 # Nodes summed at a time: n chunks of c nodes err by at most c + n round-offs.
 _CHUNK = 128
-# Relative error of a node's mass in round-offs: its exponent, of the order of
-# t^2 / 2 and at most some 100 where the mass matters, errs by so much.
-_MASS_ERROR = 128.0
 # Relative error of a product of a row's and a column's factor, in round-offs:
 # each is at most 10 products (of 4 round-offs) away from a sine.
 _FACTOR_ERROR = 96.0
@@ -67,14 +64,14 @@ class Piece(abc.ABC):
 
     @abc.abstractmethod
     def evaluate(self, t: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Returns loss, log density, and the condition of the loss.
+        """Returns loss, log density, and how far both may be off.
 
         Args:
             t: `[X]` float64; points of the interval.
 
         Returns:
-            Three `[X]` float64. The computed loss is right to within
-            `condition` round-offs, absolutely.
+            Four `[X]` float64: loss, log density, and the absolute errors of
+            the two, at most, in round-offs.
         """
 
     @abc.abstractmethod
@@ -143,18 +140,19 @@ def _make_panels(piece, order, frequency, log_moment):
 
 
 def _evaluate(piece, panels):
-    """Returns loss, log weight and condition at the nodes of all panels."""
+    """Returns loss, log weight and the errors of both at all nodes."""
     left, right = panels
     half_width = 0.5 * (right - left)[:, None]
     t = (0.5 * (right + left)[:, None] + half_width * _NODES).ravel()
-    loss, log_density, condition = piece.evaluate(t)
-    log_weight = np.log(half_width * _WEIGHTS).ravel() + log_density
-    return loss, log_weight + piece.log_weight, condition
+    loss, log_density, loss_error, density_error = piece.evaluate(t)
+    log_width = np.log(half_width * _WEIGHTS).ravel() + piece.log_weight
+    weight_error = density_error + 4.0 * np.abs(log_width) + 16.0
+    return loss, log_width + log_density, loss_error, weight_error
 
 
 def _count_round_offs(size: int) -> float:
     """Returns a bound of a sum's relative error, in round-offs."""
-    return _CHUNK + math.ceil(size / _CHUNK) + _MASS_ERROR + _FACTOR_ERROR
+    return _CHUNK + math.ceil(size / _CHUNK) + _FACTOR_ERROR
 
 
 def _subtract_one(angle: np.ndarray) -> np.ndarray:
@@ -246,7 +244,8 @@ class QuadratureLoss(privacy_loss.PrivacyLoss):
             for piece, edges in zip(self._pieces, panels, strict=True)
         ]
         loss, log_mass = self._atoms
-        columns.append((loss, log_mass, 4.0 * np.abs(loss)))
+        errors = 4.0 * np.abs(loss), 4.0 * np.abs(log_mass) + 16.0
+        columns.append((loss, log_mass, *errors))
         return [np.concatenate(parts) for parts in zip(*columns, strict=True)]
 
     @staticmethod
@@ -281,7 +280,7 @@ class QuadratureLoss(privacy_loss.PrivacyLoss):
     def transform(self, grid):
         """Returns the moments on a grid, with proved errors."""
         nodes, log_error = self._make_nodes(grid.order, grid.last)
-        loss, log_weight, condition = nodes
+        loss, log_weight, loss_error, weight_error = nodes
         num_frequencies = grid.num_rows * grid.num_columns
         if loss.size * num_frequencies > _MAX_PRODUCT:
             raise privacy_loss.NotCertifiedError("the transform is too large")
@@ -290,11 +289,12 @@ class QuadratureLoss(privacy_loss.PrivacyLoss):
         change = _transform_nodes(deviation, mass, grid)
         quadrature = math.exp(min(log_error - log_moment, 0.0))
         # Round-off: of the sums (in the worst case), the masses, the losses.
-        spread = float(
-            mass @ np.minimum(3.0, 2.0 * grid.last * np.abs(deviation))
-        )
-        steep = float(mass @ condition)
+        # With factors a and b, |a - 1| |b - 1| + |a - 1| + |b - 1| is summed.
+        parts = mass * np.minimum(8.0, 3.0 * grid.last * np.abs(deviation))
         rough = _count_round_offs(loss.size)
+        spread = float(rough * parts.sum() + parts @ weight_error)
+        steep = float(mass @ loss_error)
+        rough += float(mass @ weight_error)
         return privacy_loss.Transform(
             log_moment=log_moment,
             mean=mean,
@@ -303,14 +303,15 @@ class QuadratureLoss(privacy_loss.PrivacyLoss):
             + privacy_loss.ROUND_OFF * (rough + (1.0 + grid.order) * steep),
             ratio_error=2.0 * quadrature
             + privacy_loss.ROUND_OFF
-            * (rough * spread + (1.0 + grid.order + grid.last) * steep + 8.0),
+            * (spread + (1.0 + grid.order + grid.last) * steep + 8.0),
         )
 
     def bound_log_moment(self, order):
         """Returns an upper bound of log M(order)."""
-        (loss, log_weight, condition), log_error = self._make_nodes(order, 0.0)
+        nodes, log_error = self._make_nodes(order, 0.0)
+        loss, log_weight, loss_error, weight_error = nodes
         log_moment, mass, _ = self._tilt(order, loss, log_weight)
         relative = math.exp(min(log_error - log_moment, 0.0))
-        steep = (1.0 + order) * float(mass @ condition)
-        rough = _count_round_offs(loss.size) + steep
+        rough = _count_round_offs(loss.size) + float(mass @ weight_error)
+        rough += (1.0 + order) * float(mass @ loss_error)
         return log_moment + relative + privacy_loss.ROUND_OFF * rough
