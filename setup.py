@@ -37,6 +37,7 @@ setuptools.setup(
         "report": ["matplotlib>=3.8", "pandas>=2.1"],
         "test": [
             "dp-accounting>=0.6",
+            "matplotlib>=3.8",
             "mlxtend>=0.23",
             "mpmath>=1.3",
             "pytest>=8.0",

@@ -173,6 +173,47 @@ def test_overflow_is_the_binomial_tail_rounded_up():
     assert exact <= made.overflow_probability <= exact * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("relation", list(Relation))
+def test_truncation_with_all_units_in_every_batch(relation):
+    made = accounting.TruncatedPoissonSampled(GAUSSIAN, 1.0, 1000, 10)
+    found = compute(made, relation=relation)
+    # A unit is among the 10 of 1000 with probability 0.01, and moves the sum
+    # by up to 2 clips.
+    wanted = accounting.SampledGaussianSteps(
+        noise_multiplier=0.55, sampling_probability=0.01, num_steps=1
+    )
+    assert found.lower == 0.0
+    assert compute(wanted).epsilon <= found.epsilon
+    assert found.epsilon <= compute(accounting.Gaussian(0.55)).epsilon
+
+
+def test_truncation_covers_neighbors_of_either_size():
+    """By brute force over the number of others, one release."""
+    q, most, noise = 0.3, 4, 1.1
+    for size in (8, 12, 40):
+        made = accounting.TruncatedPoissonSampled(GAUSSIAN, q, size, most)
+        for epsilon in (0.0, 0.3, 1.0, 2.0):
+            found = accounting.compute_delta_of([made], epsilon=epsilon)
+            totals = []
+            for others in (size - 1, size):
+                law = stats.binom(others, q)
+                full = law.sf(most - 1)
+                k = np.arange(most, others + 1)
+                kept = q * float(law.pmf(k) @ (most / (k + 1.0))) / full
+                room = compute_release_delta(noise, q, epsilon)
+                none = compute_release_delta(noise / 2.0, kept, epsilon)
+                totals.append((1 - full) * room + full * none)
+            assert max(totals) * (1 - 1e-9) <= found <= 1.5 * max(totals)
+
+
+def compute_release_delta(noise, q, epsilon):
+    """Removing, one Poisson-sampled Gaussian: the loss's half line."""
+    point = noise**2 * math.log(math.expm1(epsilon) / q + 1) + 0.5
+    mass = stats.norm.sf(point / noise)
+    moved = stats.norm.sf((point - 1) / noise)
+    return q * (moved - mass) - math.expm1(epsilon) * mass
+
+
 def test_renyi_alone_serves_what_has_no_loss():
     bounds = compute(accounting.ConcentratedDP(0.01), GAUSSIAN)
     assert bounds.epsilon == bounds.rdp_epsilon

@@ -16,14 +16,15 @@ from tf_privacy.accounting import releases
 from tf_privacy.accounting import renyi
 from tf_privacy.accounting import tight
 
+OVERFLOW = releases.Overflow(0.01, 0.04, 1e-3)
 RELEASES = [
     releases.GaussianRelease(1.3),
     releases.SampledGaussianRelease(0.8, 0.02),
     releases.GroupGaussianRelease(2.0, 0.05, 4),
     releases.ReplacedGaussianRelease(1.1, 0.05),
-    releases.ReplacedGaussianRelease(1.1, 0.05, 0.01, 0.04),
+    releases.ReplacedGaussianRelease(1.1, 0.05, OVERFLOW),
     releases.FixedSizeGaussianRelease(1.5, 0.1),
-    releases.TruncatedGaussianRelease(1.1, 0.05, 1e-3, 0.04),
+    releases.TruncatedGaussianRelease(1.1, 0.05, OVERFLOW),
     releases.BoundedRelease(0.7, 0.0),
     laplace_loss.LaplaceRelease(1.5, 1.0),
     laplace_loss.LaplaceRelease(0.7, 0.1),
@@ -69,6 +70,18 @@ def test_one_release_has_its_delta(release, epsilon):
         assert bounds.upper <= wanted * 1.05 + 1e-12
 
 
+def list_branches(release):
+    q, overflow = release.sampling_probability, release.overflow
+    if overflow is None:
+        return [(1.0, 1.0, q)]
+    full, doubt = overflow.probability, overflow.doubt
+    return [
+        (1.0 - full - doubt, 1.0, q),
+        (full, 2.0, overflow.kept_probability),
+        (doubt, 2.0, q),
+    ]
+
+
 def list_components(release, removes):
     """Returns A and B as lists of (weight, branch, mean), and a density."""
     name = type(release).__name__
@@ -82,20 +95,11 @@ def list_components(release, removes):
         counts = range(release.group_size + 1)
         law = stats.binom(release.group_size, q).pmf
         pair = [(law(k), 0, float(k)) for k in counts], [(1.0, 0, 0.0)]
-    elif name == "TruncatedGaussianRelease":
-        f = release.overflow_probability
-        pair = [], []
-        kept = release.kept_probability
-        for chance, branch, clips, p in ((1 - f, 0, 1.0, q), (f, 1, 2.0, kept)):
-            pair[0].append((chance * (1 - p), branch, 0.0))
-            pair[0].append((chance * p, branch, clips))
-            pair[1].append((chance, branch, 0.0))
     else:
-        f = release.overflow_probability
         pair = [], []
-        kept = release.kept_probability
-        for chance, branch, clips, p in ((1 - f, 0, 1.0, q), (f, 1, 2.0, kept)):
-            for side, sign in enumerate((1.0, -1.0)):
+        truncated = name == "TruncatedGaussianRelease"
+        for branch, (chance, clips, p) in enumerate(list_branches(release)):
+            for side, sign in enumerate((1.0, 0.0 if truncated else -1.0)):
                 pair[side].append((chance * (1 - p), branch, 0.0))
                 pair[side].append((chance * p, branch, sign * clips))
     law = stats.laplace if name == "LaplaceRelease" else stats.norm

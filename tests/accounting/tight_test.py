@@ -226,7 +226,9 @@ def test_counts_compose():
         releases.SampledGaussianRelease(1.0, 0.1),
         releases.ReplacedGaussianRelease(1.0, 0.1),
         releases.FixedSizeGaussianRelease(1.0, 0.1),
-        releases.TruncatedGaussianRelease(1.0, 0.1, 1e-3, 0.08),
+        releases.TruncatedGaussianRelease(
+            1.0, 0.1, releases.Overflow(1e-3, 0.08, 1e-4)
+        ),
         releases.GroupGaussianRelease(2.0, 0.1, 3),
         releases.BoundedRelease(0.1, 0.0),
     ):

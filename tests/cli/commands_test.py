@@ -198,7 +198,6 @@ def test_groups_cost_more(capsys):
 
 @pytest.mark.parametrize("command", [epsilon, delta, plan, statement])
 def test_plots_to_a_file(command, tmp_path, capsys):
-    pytest.importorskip("matplotlib")
     path = tmp_path / "plot.png"
     assert command.main(["x", *GOOD[command], f"--plot={path}"]) == 0
     assert path.read_bytes()[:4] == b"\x89PNG"
@@ -210,3 +209,9 @@ def test_help_shows_an_example(capsys):
         name = command.__name__.rsplit(".", 1)[1]
         text = capsys.readouterr().out
         assert f"\n  tf-privacy-{name} --num_examples=60000" in text
+
+
+def test_plot_without_matplotlib_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert epsilon.main(["x", *GOOD[epsilon], "--plot=x.png"]) == 2
+    assert 'pip install "tf-privacy[report]"' in capsys.readouterr().err

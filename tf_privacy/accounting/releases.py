@@ -179,6 +179,23 @@ class GroupGaussianRelease(Release):
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Overflow:
+    """How often the other units alone fill a batch of a largest size.
+
+    Attributes:
+        probability: Chance that they do, rounded down; in [0, 1].
+        kept_probability: Chance that the unit is in the batch then, rounded
+            up; in (0, 1).
+        doubt: Chance, rounded up, of anything else in which they may: there
+            the unit counts as kept whenever it is drawn, the worst case.
+    """
+
+    probability: float
+    kept_probability: float
+    doubt: float
+
+
 def _bound_rdp_by_triangle(orders, release) -> np.ndarray:
     """Returns the RDP of going from one content to none and on to another.
 
@@ -201,21 +218,17 @@ class ReplacedGaussianRelease(Release):
     Attributes:
         noise_multiplier: Noise stddev over one unit's L2 clip; > 0.
         sampling_probability: Chance that the unit is in the sample; in (0, 1).
-        overflow_probability: Chance that the other units alone fill the batch,
-            so that the unit takes another's place and moves the sum by up to 2
-            clips; 0 if batches have no largest size.
-        kept_probability: Chance that the unit is in the batch then.
+        overflow: Of the batch; None if batches have no largest size.
     """
 
     noise_multiplier: float
     sampling_probability: float
-    overflow_probability: float = 0.0
-    kept_probability: float = 0.0
+    overflow: Overflow | None = None
 
     @property
     def is_attained(self):
         """Whether some data set attains the loss."""
-        return self.overflow_probability == 0.0
+        return self.overflow is None
 
     def make_loss(self, log_lost_mass, *, removes):
         """Returns the privacy loss; the same in both directions."""
@@ -226,26 +239,43 @@ class ReplacedGaussianRelease(Release):
 
     def compute_rdp(self, orders):
         """Returns an upper bound of the RDP, up to twice too large."""
-        clips = 1.0 if self.overflow_probability == 0.0 else 2.0
+        clips = 1.0 if self.overflow is None else 2.0
         noise = self.noise_multiplier / clips
         unsampled = 4.0 * orders / (2.0 * noise**2)
         release = SampledGaussianRelease(noise, self.sampling_probability)
         return np.minimum(unsampled, _bound_rdp_by_triangle(orders, release))
 
 
+def _list_branches(release):
+    """Returns triples: a branch's chance, its clips, the unit's chance in it.
+
+    Where the unit would take another's place, it moves the sum by up to 2
+    clips.
+    """
+    q, overflow = release.sampling_probability, release.overflow
+    if overflow is None:
+        return [(1.0, 1.0, q)]
+    room = max(0.0, 1.0 - overflow.probability - overflow.doubt)
+    triples = [
+        (room, 1.0, q),
+        (overflow.probability, 2.0, overflow.kept_probability),
+        (overflow.doubt, 2.0, q),
+    ]
+    return [triple for triple in triples if triple[0] > 0.0]
+
+
 def _make_branches(release):
-    """Returns pairs (log chance, shifts): room in the batch, and none."""
-    full = release.overflow_probability
-    branches = []
-    for chance, clips, q in (
-        (1.0 - full, 1.0, release.sampling_probability),
-        (full, 2.0, release.kept_probability),
-    ):
-        if chance > 0.0:
-            sizes = (0.0, clips / release.noise_multiplier)
-            shifts = gaussian_mixture_loss.Shifts(sizes, (1.0 - q, q))
-            branches.append((math.log(chance), shifts))
-    return branches
+    """Returns the branches as pairs (log chance, shifts)."""
+    return [
+        (
+            math.log(chance),
+            gaussian_mixture_loss.Shifts(
+                (0.0, clips / release.noise_multiplier),
+                (max(1.0 - q, 1e-300), q),
+            ),
+        )
+        for chance, clips, q in _list_branches(release)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,16 +361,13 @@ class TruncatedGaussianRelease(Release):
 
     Attributes:
         noise_multiplier: Noise stddev over one unit's L2 clip; > 0.
-        sampling_probability: In (0, 1); 1 if the others always fill the batch.
-        overflow_probability: Chance that the others alone fill the batch; in
-            [0, 1].
-        kept_probability: Chance that the unit is in the batch then; in (0, 1).
+        sampling_probability: In (0, 1].
+        overflow: Of the batch.
     """
 
     noise_multiplier: float
     sampling_probability: float
-    overflow_probability: float
-    kept_probability: float
+    overflow: Overflow
 
     @property
     def is_attained(self):
@@ -355,20 +382,16 @@ class TruncatedGaussianRelease(Release):
 
     def compute_rdp(self, orders):
         """Returns the RDP of the branches told apart."""
-        log_moments = []
-        for clips, q in (
-            (1.0, self.sampling_probability),
-            (2.0, self.kept_probability),
-        ):
+        weights, log_moments = [], []
+        for chance, clips, q in _list_branches(self):
             rdp = renyi.compute_sampled_gaussian_rdp(
                 orders,
                 noise_multiplier=self.noise_multiplier / clips,
                 sampling_probability=q,
             )
+            weights.append([chance])
             log_moments.append((orders - 1.0) * rdp)
-        full = self.overflow_probability
-        weights = np.array([[1.0 - full], [full]])
-        total = special.logsumexp(log_moments, axis=0, b=weights)
+        total = special.logsumexp(log_moments, axis=0, b=np.array(weights))
         return total / (orders - 1.0)
 
 

@@ -14,6 +14,10 @@ from tf_privacy.accounting import noise_mechanisms
 from tf_privacy.accounting import ranges
 from tf_privacy.accounting import releases
 
+# Relative error of the binomial tail, with a wide margin.
+_ROUNDING = 1e-9
+# Below this, a tail's ratio to another is not to be relied on.
+_SMALLEST_TAIL = 1e-290
 _SAME_SIZE = [
     relation_lib.NeighboringRelation.REPLACE_ONE,
     relation_lib.NeighboringRelation.ZERO_OUT_ONE,
@@ -155,36 +159,51 @@ class TruncatedPoissonSampled(mechanism_lib.Mechanism):
         )
 
     def _compute_tail(self, size: int, count: int) -> float:
-        """Returns the chance that `count` coins give at least `size`, up."""
+        """Returns the chance that `count` coins give at least `size`."""
         if size > count:
             return 0.0
         if self.sampling_probability == 1.0:
             return 1.0
-        chance = special.betainc(
-            size, count - size + 1, self.sampling_probability
-        )
-        return min(1.0, float(chance) * (1.0 + 1e-9) + 1e-300)
+        q = self.sampling_probability
+        return float(special.betainc(size, count - size + 1, q))
 
     @property
     def overflow_probability(self) -> float:
-        """Chance that the other units alone fill the batch, rounded up."""
-        return self._compute_tail(self.max_batch_size, self.num_examples)
+        """Chance that all units, or more, fill the batch, rounded up.
 
-    @property
-    def kept_probability(self) -> float:
-        """Chance that a unit is in a batch that others fill, rounded up.
-
-        It joins the k others with the sampling probability q, and stays with
-        probability max_batch_size / (k + 1); summed over k,
-        C(n, k) / (k + 1) = C(n + 1, k + 1) / (n + 1).
+        With one unit more in the neighbor, these are the others.
         """
-        tail = self._compute_tail(
-            self.max_batch_size + 1, self.num_examples + 1
-        )
-        kept = self.max_batch_size * tail / (self.num_examples + 1)
-        return min(
-            self.sampling_probability,
-            kept / (self.overflow_probability * (1.0 - 4e-9)),
+        tail = self._compute_tail(self.max_batch_size, self.num_examples)
+        return min(1.0, tail * (1.0 + _ROUNDING) + 1e-300 * (tail > 0.0))
+
+    def compute_overflow(self, *, is_same_size: bool) -> releases.Overflow:
+        """Returns how often the units other than one fill the batch.
+
+        There are n = num_examples - 1 of them, or one more if the neighbor is
+        larger. One more fills the batch more often, but a unit is then kept
+        less often; what the two cases differ by is in doubt. The unit joins k
+        others with the sampling probability q, and stays with probability
+        max_batch_size / (k + 1); summed over k,
+        C(n, k) / (k + 1) = C(n + 1, k + 1) / (n + 1).
+
+        Args:
+            is_same_size: Whether the neighbors have equally many units.
+        """
+        size, others = self.max_batch_size, self.num_examples - 1
+        tail = self._compute_tail(size, others)
+        probability = tail * (1.0 - _ROUNDING)
+        kept = self.sampling_probability
+        if probability > _SMALLEST_TAIL:
+            joined = self._compute_tail(size + 1, others + 1)
+            kept = size * joined / (others + 1) / tail * (1.0 + 4.0 * _ROUNDING)
+            kept = max(kept, ranges.MIN_SAMPLING_PROBABILITY)
+        largest = self.overflow_probability
+        if is_same_size:
+            largest = tail * (1.0 + _ROUNDING)
+        return releases.Overflow(
+            probability=probability,
+            kept_probability=min(kept, self.sampling_probability),
+            doubt=min(max(0.0, largest - probability), 1.0 - probability),
         )
 
     @property
@@ -195,14 +214,16 @@ class TruncatedPoissonSampled(mechanism_lib.Mechanism):
     def list_releases(self, relation):
         """Returns one release."""
         noise = _check_gaussian("mechanism", self.mechanism)
-        q, overflow = self.sampling_probability, self.overflow_probability
-        if overflow == 0.0:
+        q = self.sampling_probability
+        if self.overflow_probability == 0.0:
             return ((mechanism_lib.sample_gaussian(noise, q, relation), 1),)
-        if relation is relation_lib.NeighboringRelation.REPLACE_ONE:
+        replaces = relation is relation_lib.NeighboringRelation.REPLACE_ONE
+        overflow = self.compute_overflow(is_same_size=replaces)
+        if replaces:
             kind = releases.ReplacedGaussianRelease
         else:
             kind = releases.TruncatedGaussianRelease
-        return ((kind(noise, q, overflow, self.kept_probability), 1),)
+        return ((kind(noise, q, overflow), 1),)
 
 
 @dataclasses.dataclass(frozen=True)

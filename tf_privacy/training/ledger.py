@@ -56,6 +56,8 @@ def make_statement(
         neighboring_relation: Which data sets are compared; None means
             ADD_OR_REMOVE_ONE.
     """
+    if neighboring_relation is None:
+        neighboring_relation = accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
     unit = "example"
     size = entries[0][0].examples_per_unit if entries else 1
     if size > 1:
@@ -64,8 +66,7 @@ def make_statement(
         make_phases(entries),
         delta=delta,
         unit=unit,
-        neighboring_relation=neighboring_relation
-        or accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
+        neighboring_relation=neighboring_relation,
         fixed_noise_seed=any(kind.fixed_seed for kind, _ in entries),
         notes=(_INITIAL_WEIGHTS,),
     )

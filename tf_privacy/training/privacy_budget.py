@@ -102,8 +102,9 @@ class PrivacyBudget(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Logs a bound of epsilon; stops after the last step that fits."""
-        self._add_epsilon(logs, exact=False)
-        if self.model.optimizer.ledger.remaining(self._row) < 1:
+        is_last = self.model.optimizer.ledger.remaining(self._row) < 1
+        self._add_epsilon(logs, exact=is_last)
+        if is_last:
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch, logs=None):
@@ -124,6 +125,6 @@ class PrivacyBudget(keras.callbacks.Callback):
         if exact:
             logs["epsilon"] = self._curve.compute_epsilon(count)
         else:
-            # No step that ran passed the target, so it is a bound as well.
+            # A further step would fit, so the target is a bound as well.
             bound = self._curve.bound_epsilon(count)
             logs["epsilon"] = min(bound, self._target_epsilon)
