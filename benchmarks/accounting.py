@@ -169,7 +169,7 @@ def main():
         found = compare(
             lambda: calibrate_peer(*target),  # noqa: B023
             lambda: calibrate_ours(*target),  # noqa: B023
-            max(1, repeats // 2),
+            repeats,
         )
         ratios.append(report(f"noise for {target}", found))
     print(f"  least {min(ratios):.1f}x, median {np.median(ratios):.1f}x")

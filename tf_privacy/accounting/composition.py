@@ -156,8 +156,11 @@ def _get_closed_form(collected) -> _ClosedForm | None:
     return None
 
 
-def _bound_unsampled(collected, delta) -> float:
-    """Returns epsilon as if every unit were in every sample, or inf."""
+def _bound_unsampled(collected, delta, epsilon: float) -> float:
+    """Returns epsilon as if every unit were in every sample, or inf.
+
+    Also inf where that is above the given epsilon.
+    """
     precision = 0.0
     for release, count in collected:
         size = 1.0
@@ -169,7 +172,12 @@ def _bound_unsampled(collected, delta) -> float:
         ):
             return math.inf
         precision += count * (size / release.noise_multiplier) ** 2
-    return concentrated.compute_gdp_epsilon(math.sqrt(precision), delta=delta)
+    mu = math.sqrt(precision)
+    if epsilon < math.inf:
+        found = concentrated.compute_gdp_delta(mu, epsilon=epsilon)
+        if found > delta:
+            return math.inf
+    return concentrated.compute_gdp_epsilon(mu, delta=delta)
 
 
 def _bound_by_sum(collected, delta) -> float:
@@ -216,7 +224,7 @@ def _bound_epsilon(collected, delta, with_lower) -> tuple[float, float, str]:
     bounds = _bound_tightly(collected, delta, with_lower)
     candidates = [
         (bounds.upper, CONTOUR),
-        (_bound_unsampled(collected, delta), UNSAMPLED),
+        (_bound_unsampled(collected, delta, bounds.upper), UNSAMPLED),
     ]
     if not bounds.upper < math.inf:
         candidates.append((_bound_by_sum(collected, delta), SUMMED))
