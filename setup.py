@@ -40,9 +40,11 @@ setuptools.setup(
             "matplotlib>=3.8",
             "mlxtend>=0.23",
             "mpmath>=1.3",
+            "pandas>=2.1",
             "pytest>=8.0",
             "ruff>=0.6",
             "scikit-learn>=1.4",
+            "tensorboard>=2.18",
         ],
     },
     entry_points={

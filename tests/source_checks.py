@@ -242,10 +242,11 @@ def find_upward_imports(source):
 
 
 def find_heavy_imports(source, allowed=frozenset()):
-    light = source.package in LIGHT
+    in_backend = "/backend/" in source.path
+    light = source.package in LIGHT and not in_backend
     for name, node in imported_modules(source):
         top = name.split(".")[0]
-        if top in BACKENDS and "/backend/" not in source.path:
+        if top in BACKENDS and not in_backend:
             yield source.problem(
                 node, f"only modules in a backend folder may import {top}"
             )
