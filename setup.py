@@ -49,6 +49,7 @@ setuptools.setup(
     },
     entry_points={
         "console_scripts": [
+            "tf-privacy-audit = tf_privacy.cli.audit:run",
             "tf-privacy-epsilon = tf_privacy.cli.epsilon:run",
             "tf-privacy-delta = tf_privacy.cli.delta:run",
             "tf-privacy-noise = tf_privacy.cli.noise:run",

@@ -114,7 +114,7 @@ def test_no_line_of_text_is_too_long_or_steers_the_terminal():
     report = reports.make_report(
         title="\x1b[31m" + "long title " * 20,
         warnings=("word " * 60 + "\x1b[0m",),
-        figures=(("a\nb", "c\rd"),),
+        figures=(("a\nb", "c\rd " * 30),),
     )
     text = str(report)
     assert max(map(len, text.splitlines())) <= 80

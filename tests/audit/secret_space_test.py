@@ -105,6 +105,7 @@ def test_wrong_number_of_accepted_is_refuted_by_a_sample(wrong):
 
 def test_filter_that_accepts_too_rarely_ends(monkeypatch):
     monkeypatch.setattr(secret_space, "_MAX_DRAWS", 3)
+    monkeypatch.setattr(secret_space, "_MAX_DRAW", 1000)
     space = make_space(
         40,
         accepts=lambda s: np.zeros(len(s), dtype=bool),

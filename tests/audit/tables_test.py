@@ -133,6 +133,25 @@ def test_text_table_may_be_empty():
     assert tables.format_table({"a": [], "b": []}) == "a  b\n-  -"
 
 
+def test_text_table_breaks_its_last_column_to_fit():
+    columns = {"n": [1, 20], "text": ["word " * 12, "short"]}
+    text = tables.format_table(columns, width=40)
+    assert text.split("\n") == [
+        " n  text",
+        "--  ----------------------------------",
+        " 1  word word word word word word word",
+        "    word word word word word",
+        "20  short",
+    ]
+    assert tables.format_table(columns, width=100) == tables.format_table(
+        {"n": [1, 20], "text": [("word " * 12).strip(), "short"]}
+    )
+    assert max(map(len, tables.format_table(columns, width=1).split("\n"))) < 25
+    assert tables.format_table({}, width=80) == ""
+    long = {"a name of many words": [1]}
+    assert tables.format_table(long, width=5) == tables.format_table(long)
+
+
 def test_text_table_prints_no_control_characters():
     text = tables.format_table({"a\n": ["x\x1b[31m\ny", "ü"], "b": [True, 2]})
     lines = text.split("\n")

@@ -32,6 +32,25 @@ class MarkovModel:
         return total
 
 
+class TreeModel:
+    """The next token depends on all tokens after the first: no ties."""
+
+    def __init__(self, rng, size, length, *, concentration=0.5):
+        self.evaluations = 0
+        self._size = size
+        self._probabilities = [
+            rng.dirichlet(np.full(size, concentration), size=size**depth)
+            for depth in range(length)
+        ]
+
+    def compute_next_bits(self, tokens):
+        self.evaluations += len(tokens)
+        place = np.zeros(len(tokens), dtype=int)
+        for column in tokens[:, 1:].T:
+            place = place * self._size + column
+        return -np.log2(self._probabilities[tokens.shape[1] - 1][place])
+
+
 class MemorizingModel:
     """Uniform over the digits, but for a secret that it continues.
 

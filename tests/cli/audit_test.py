@@ -91,7 +91,10 @@ def test_a_check_that_cannot_fail_is_an_error(scores, calls, capsys):
     calls["report"] = reports.make_bare_report()
     command = ["x", f"--scores={scores}", "--delta=1e-5"]
     assert audit.main(command) == 0
-    assert audit.main([*command, "--fail_if_rejected"]) == 2
+    command.append("--fail_if_rejected")
+    assert audit.main(command) == 2
+    assert "claimed_epsilon must be given" in capsys.readouterr().err
+    assert audit.main([*command, "--claimed_epsilon=3"]) == 2
     assert "assert_ok must have something to check" in capsys.readouterr().err
 
 
@@ -154,17 +157,26 @@ def run(*arguments, start=("-m", "tf_privacy.cli.audit")):
     )
 
 
-def test_runs_as_a_module_to_each_exit_code(scores):
-    leak = [f"--scores={scores}", *CLAIM, "--membership=fair_coins"]
-    failed = run(*leak, "--fail_if_rejected", "--method=one_run")
-    assert failed.returncode == 1, failed.stderr
-    assert "CLAIM REJECTED" in failed.stdout and not failed.stderr
-    passed = run(*leak, "--claimed_epsilon=50", "--fail_if_rejected")
-    assert passed.returncode == 0, passed.stderr
-    assert "CLAIM NOT REJECTED" in passed.stdout
-    wrong = run("--delta=1e-5")
-    assert wrong.returncode == 2 and not wrong.stdout
-    assert wrong.stderr.startswith("error: scores must be given")
+@pytest.mark.parametrize(
+    "claim, code, words",
+    [("3", 1, "CLAIM REJECTED"), ("50", 0, "CLAIM NOT REJECTED")],
+)
+def test_runs_as_a_module(scores, claim, code, words):
+    done = run(
+        f"--scores={scores}",
+        "--delta=1e-5",
+        f"--claimed_epsilon={claim}",
+        "--membership=fair_coins",
+        "--fail_if_rejected",
+    )
+    assert (done.returncode, done.stderr) == (code, "")
+    assert words in done.stdout
+
+
+def test_error_of_the_module_is_exit_code_two():
+    done = run("--delta=1e-5")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: scores must be given")
 
 
 def test_loads_no_tensorflow_and_no_plotting(scores):

@@ -62,7 +62,7 @@ def compute_exact_exposure(
     p_values = ranks / everything.size
     exposures = _to_exposure(p_values)
     return exposure_report.ExposureReport(
-        secrets=names,
+        secrets=exposure_report.check_names(names, canaries.size),
         bits=canaries,
         ranks=ranks,
         exposures=exposures,
@@ -118,7 +118,7 @@ def estimate_exposure_by_sampling(
         counts, references.size, confidence=confidence, log2_size=log2_size
     )
     return exposure_report.ExposureReport(
-        secrets=names,
+        secrets=exposure_report.check_names(names, canaries.size),
         bits=canaries,
         ranks=(None,) * canaries.size,
         exposures=_to_exposure(p_values, log2_size),

@@ -145,6 +145,28 @@ class ExposureReport:
         return "\n".join(lines)
 
 
+def check_names(
+    names: Sequence[str] | None, num_secrets: int
+) -> Sequence[str] | None:
+    """Returns names once there is one for each secret, or none at all.
+
+    Args:
+        names: `[S]` text, or None.
+        num_secrets: S.
+
+    Raises:
+        ValueError: If there are more or fewer.
+    """
+    if names is None or (
+        len(names) == num_secrets and not isinstance(names, str)
+    ):
+        return names
+    raise ValueError(
+        f"names must hold one text for each of the {num_secrets} secrets. "
+        f"Received: {names!r}."
+    )
+
+
 def _to_tuple(values) -> tuple:
     """Returns numbers, text and Nones as plain Python objects."""
     return tuple(np.asarray(values, dtype=object).tolist())

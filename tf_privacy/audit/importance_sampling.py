@@ -132,18 +132,17 @@ def _draw_from_model(model, space, count, rng):
     for choices in space.choices:
         step = token_model.compute_child_bits(model, space, secrets)
         least = np.min(step, axis=1)
-        # A dead end, where no choice is possible, is infinite bits from here.
-        base = np.where(np.isfinite(least), least, 0.0)[:, np.newaxis]
+        alive = np.isfinite(least)
+        base = np.where(alive, least, 0.0)[:, np.newaxis]
         total = np.cumsum(np.exp2(base - step), axis=1)
+        # A dead end, where no choice can come, is infinite bits from here on.
+        total[~alive] = 1.0
         aims = rng.random((count, 1)) * total[:, -1:]
         places = np.minimum(np.sum(total <= aims, axis=1), len(choices) - 1)
-        bits += step[rows, places]
-        with np.errstate(divide="ignore"):
-            # log2 of Z / p: each token's bits, less those of the choices.
-            log2_total = np.log2(total[:, -1]) - base[:, 0]
-        log2_weights += np.where(
-            np.isfinite(least), step[rows, places] + log2_total, 0.0
-        )
+        chosen = step[rows, places]
+        bits += chosen
+        # log2 of Z / p.
+        log2_weights += chosen + np.log2(total[:, -1]) - base[:, 0]
         tokens = np.array(choices, dtype=np.int32)[places]
         secrets = np.concatenate([secrets, tokens[:, np.newaxis]], axis=1)
     bits[~space.find_accepted(secrets)] = np.inf
@@ -157,12 +156,13 @@ def _summarize(shares, threshold, confidence, rng):
     error = math.inf
     if mean > 0.0:
         error = float(np.std(shares, ddof=1)) / mean / math.sqrt(count)
+    rank = mean or 1.0 / (count + 1)
     ones = np.sum(rng.random(count) < shares)
     side = 0.5 * (1.0 + confidence)
-    limits = [
-        binomial.compute_lower_bound(ones, count, confidence=side),
-        binomial.compute_upper_bound(ones, count, confidence=side),
-    ]
+    lower = binomial.compute_lower_bound(ones, count, confidence=side)
+    upper = binomial.compute_upper_bound(ones, count, confidence=side)
+    # The coins may put the limits to one side of the estimate.
+    limits = [min(lower, rank), max(upper, rank)]
     with np.errstate(divide="ignore"):
-        logs = np.log2([mean or 1.0 / (count + 1), *limits])
+        logs = np.log2([rank, *limits])
     return [*np.maximum(threshold + logs, 0.0), error]

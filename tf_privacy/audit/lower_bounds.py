@@ -2,6 +2,7 @@
 """What all lower bounds on epsilon share: the result, the search, the text."""
 
 import dataclasses
+import decimal
 import math
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -55,6 +56,14 @@ class EpsilonResult:
 def show_down(number: float) -> str:
     """Returns a number >= 0 with four decimals, rounded down."""
     return f"{math.floor(number * 1e4) / 1e4:.4f}"
+
+
+def show_up(probability: float) -> str:
+    """Returns a number in (0, 1] with two digits, rounded up."""
+    context = decimal.Context(prec=2, rounding=decimal.ROUND_UP)
+    # The factor keeps the float nearest to 0.05 from becoming 0.051.
+    shown = context.create_decimal_from_float(probability * (1.0 - 1e-12))
+    return f"{float(shown):.2g}"
 
 
 def check_delta(value, *, positive: bool = False) -> float:

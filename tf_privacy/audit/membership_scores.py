@@ -165,7 +165,7 @@ def compute_modified_entropy_scores(
     logits = _make_logits(predictions, outputs)
     labels = _check_labels(labels, logits)
     log_p = _log_softmax(logits)
-    # Only the likeliest class can be so near to 1 that 1 - p loses its digits.
+    # Only the likeliest class can be so near 1 that 1 - p loses its digits.
     rows, likeliest = np.arange(len(logits)), np.argmax(logits, axis=1)
     p = np.exp(log_p)
     p_rest = p.copy()
@@ -209,7 +209,12 @@ def _take(array: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    return logits - special.logsumexp(logits, axis=1, keepdims=True)
+    log_p = logits - special.logsumexp(logits, axis=1, keepdims=True)
+    # Where p is near 1 its logarithm is smaller than the logits' rounding.
+    likeliest = np.argmax(logits, axis=1)
+    gaps = _log_sum_of_others(logits, likeliest) - _take(logits, likeliest)
+    log_p[np.arange(len(logits)), likeliest] = -np.log1p(np.exp(gaps))
+    return log_p
 
 
 def _log_sum_of_others(logits: np.ndarray, columns: np.ndarray) -> np.ndarray:

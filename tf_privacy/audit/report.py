@@ -14,6 +14,7 @@ from tf_privacy import accounting
 from tf_privacy.audit import report_fields
 from tf_privacy.audit import report_html
 from tf_privacy.audit import report_plots
+from tf_privacy.audit import report_tables
 from tf_privacy.audit import report_text
 from tf_privacy.audit import tables
 
@@ -159,7 +160,7 @@ class AuditReport:
         Raises:
             ImportError: If pandas is not installed.
         """
-        rows = report_text.list_figures(self)
+        rows = report_tables.list_figures(self)
         names = ("figure", "value", "lower", "upper")
         return tables.make_frame(
             dict(zip(names, zip(*rows, strict=True), strict=True))

@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 
 from tf_privacy.audit import report_plots
+from tf_privacy.audit import report_tables
 from tf_privacy.audit import report_text
 from tf_privacy.audit import tables
 
@@ -107,7 +108,7 @@ def _write_terms(report) -> str:
 
 
 def _write_tables(report) -> str:
-    found = report_text.make_tables(report, max_rows=_MAX_ROWS)
+    found = report_tables.make_tables(report, max_rows=_MAX_ROWS)
     return _wrap("Results", "\n".join(map(_write_table, found)))
 
 

@@ -91,7 +91,7 @@ def describe_plot(report) -> list[str]:
         if report.claimed_epsilon is not None:
             lines.append(
                 "The claim allows attacks in the green area; single points "
-                "leave it by chance, the verdict accounts for that."
+                "may leave it by chance."
             )
     if _get_repetitions(report) is not None:
         lines.append(

@@ -79,10 +79,20 @@ def estimate_exposure(
         ValueError: If an argument is out of range, a secret is not in the
             space, or the model returns NaN or no probabilities.
     """
-    method = _checks.check_choice("method", method, _METHODS)
-    confidence = binomial.check_confidence(confidence)
-    count = _checks.check_integer("num_samples", num_samples, at_least=2)
-    rng = np.random.default_rng() if rng is None else rng
+    secrets = space.check_secrets(secrets)
+    names = exposure_report.check_names(names, len(secrets))
+    draws = _Draws(
+        method=_checks.check_choice("method", method, _METHODS),
+        model=model,
+        space=space,
+        num_samples=_checks.check_integer(
+            "num_samples", num_samples, at_least=2
+        ),
+        confidence=binomial.check_confidence(confidence),
+        rng=np.random.default_rng() if rng is None else rng,
+        batch_size=batch_size,
+        progress=progress,
+    )
     walks = method in ("auto", "exact")
     ranks = prefix_tree.compute_exact_ranks(
         model,
@@ -93,45 +103,8 @@ def estimate_exposure(
         tie_tolerance=tie_tolerance,
         progress=progress if walks else None,
     )
-    rows = [_make_certain_row(rank, space) for rank in ranks]
-    left = [i for i, rank in enumerate(ranks) if rank.rank is None]
-    fit = {}
-    if left and method != "exact":
-        draws = _Draws(
-            model=model,
-            space=space,
-            thresholds=np.array([ranks[i].bits for i in left]) + tie_tolerance,
-            num_samples=count,
-            # Limits that hold at once share what may go wrong.
-            confidence=(1.0 + confidence) / 2
-            if method == "auto"
-            else confidence,
-            rng=rng,
-            batch_size=batch_size,
-            progress=progress,
-        )
-        columns = []
-        if method in ("auto", "importance"):
-            columns.append(_estimate_from_model(draws))
-        if method != "importance":
-            sampled, fit = _estimate_uniformly(draws, method)
-            columns.append(sampled)
-        for i, *estimates in zip(left, *columns, strict=True):
-            rows[i] = _combine(rows[i], estimates, keeps=method == "auto")
-    return exposure_report.ExposureReport(
-        secrets=names,
-        bits=[rank.bits for rank in ranks],
-        ranks=[rank.rank for rank in ranks],
-        exposures=[row.exposure for row in rows],
-        lower=[row.lower for row in rows],
-        upper=[row.upper for row in rows],
-        methods=[row.method for row in rows],
-        p_values=[row.p_value for row in rows],
-        evaluations=[row.evaluations for row in rows],
-        log2_size=space.log2_size,
-        confidence=confidence,
-        **fit,
-    )
+    thresholds = np.array([rank.bits for rank in ranks]) + tie_tolerance
+    return _make_report(draws, names, ranks, thresholds)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,16 +125,42 @@ class _Row:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Draws:
-    """What both kinds of random secrets need."""
+    """How to estimate what the walk leaves open."""
 
+    method: str
     model: token_model.TokenModel
     space: secret_space.SecretSpace
-    thresholds: np.ndarray
     num_samples: int
     confidence: float
     rng: np.random.Generator
     batch_size: int
     progress: Callable[[int, int], None] | None
+
+
+def _make_report(
+    draws: _Draws, names, ranks: list, thresholds: np.ndarray
+) -> exposure_report.ExposureReport:
+    rows = [_make_certain_row(rank, draws.space) for rank in ranks]
+    left = [i for i, rank in enumerate(ranks) if rank.rank is None]
+    fit = {}
+    if left and draws.method != "exact":
+        estimates, fit = _estimate(draws, thresholds[left])
+        for i, found in zip(left, estimates, strict=True):
+            rows[i] = _combine(rows[i], found, keeps=draws.method == "auto")
+    return exposure_report.ExposureReport(
+        secrets=names,
+        bits=[rank.bits for rank in ranks],
+        ranks=[rank.rank for rank in ranks],
+        exposures=[row.exposure for row in rows],
+        lower=[row.lower for row in rows],
+        upper=[row.upper for row in rows],
+        methods=[row.method for row in rows],
+        p_values=[row.p_value for row in rows],
+        evaluations=[row.evaluations for row in rows],
+        log2_size=draws.space.log2_size,
+        confidence=draws.confidence,
+        **fit,
+    )
 
 
 def _make_certain_row(
@@ -178,11 +177,26 @@ def _make_certain_row(
     )
 
 
-def _estimate_from_model(draws: _Draws) -> list[_Row]:
+def _estimate(draws: _Draws, thresholds) -> tuple[list, dict]:
+    """Returns each secret's estimates, and a report's fields about the fit."""
+    columns, fit = [], {}
+    if draws.method == "auto":
+        # Limits that hold at once share what may go wrong.
+        both = (1.0 + draws.confidence) / 2.0
+        draws = dataclasses.replace(draws, confidence=both)
+    if draws.method in ("auto", "importance"):
+        columns.append(_estimate_from_model(draws, thresholds))
+    if draws.method != "importance":
+        rows, fit = _estimate_uniformly(draws, thresholds)
+        columns.append(rows)
+    return list(zip(*columns, strict=True)), fit
+
+
+def _estimate_from_model(draws: _Draws, thresholds) -> list[_Row]:
     found = importance_sampling.estimate_ranks_by_importance(
         draws.model,
         draws.space,
-        thresholds=draws.thresholds,
+        thresholds=thresholds,
         num_samples=draws.num_samples,
         rng=draws.rng,
         confidence=draws.confidence,
@@ -204,7 +218,7 @@ def _estimate_from_model(draws: _Draws) -> list[_Row]:
     ]
 
 
-def _estimate_uniformly(draws: _Draws, method: str) -> tuple[list[_Row], dict]:
+def _estimate_uniformly(draws: _Draws, thresholds) -> tuple[list, dict]:
     """Returns the rows, and the fields of a report that tell of the fit."""
     references = draws.space.sample(draws.num_samples, rng=draws.rng)
     bits = token_model.compute_bits_in_batches(
@@ -215,13 +229,13 @@ def _estimate_uniformly(draws: _Draws, method: str) -> tuple[list[_Row], dict]:
         progress=draws.progress,
     )
     estimate = exposure.estimate_exposure_by_sampling
-    if method == "extrapolated":
+    if draws.method == "extrapolated":
         estimate = exposure.estimate_exposure_by_extrapolation
     else:
         # What the model says cannot be is less likely than any secret here.
         bits = np.minimum(bits, np.finfo(np.float64).max)
     report = estimate(
-        draws.thresholds,
+        thresholds,
         bits,
         confidence=draws.confidence,
         log2_size=draws.space.log2_size,

@@ -12,14 +12,16 @@ import json
 import math
 import numbers
 import re
+import textwrap
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-_NUMBER = re.compile(r"-|[+-]?(inf|\d[\d.,]*(e[+-]?\d+)?%?)")
+_NUMBER = re.compile(r"|-|[+-]?(inf|\d[\d.,]*(e[+-]?\d+)?%?)")
 _GAP = "  "
+_LEAST_WIDTH = 20
 
 
 def load_extra(name: str, *, needed_for: str):
@@ -235,7 +237,9 @@ def format_cell(cell: Any) -> str:
     )
 
 
-def format_table(columns: Mapping[str, Sequence]) -> str:
+def format_table(
+    columns: Mapping[str, Sequence], *, width: int | None = None
+) -> str:
     """Returns the table as lines of text, columns aligned, names on top.
 
     Columns of numbers are flush right, of anything else flush left. A table
@@ -243,6 +247,8 @@ def format_table(columns: Mapping[str, Sequence]) -> str:
 
     Args:
         columns: Name to cells, all of one length; cells as for `format_cell`.
+        width: Columns of the terminal, for which long cells of the last column
+            are broken into lines (of 20 characters or more); None for never.
 
     Returns:
         Lines joined by line breaks, without one at the end.
@@ -251,16 +257,40 @@ def format_table(columns: Mapping[str, Sequence]) -> str:
         TypeError: If `columns` is not a mapping from strings to lists.
         ValueError: If two columns differ in length.
     """
+    table = [
+        [format_cell(cell) for cell in [name, *cells]]
+        for name, cells in check_columns(columns).items()
+    ]
+    if width is not None and table:
+        table = _break_last_cells(table, width)
     aligned = []
-    for name, cells in check_columns(columns).items():
-        texts = [format_cell(cell) for cell in cells]
+    for heading, *texts in table:
         align = str.rjust if _are_numbers(texts) else str.ljust
-        heading = format_cell(name)
-        width = max(map(len, [heading, *texts]))
-        texts = [heading, "-" * width, *texts]
-        aligned.append([align(text, width) for text in texts])
+        most = max(map(len, [heading, *texts]))
+        texts = [heading, "-" * most, *texts]
+        aligned.append([align(text, most) for text in texts])
     rows = zip(*aligned, strict=True)
     return "\n".join(_GAP.join(row).rstrip() for row in rows)
+
+
+def _break_last_cells(table: list[list[str]], width: int) -> list[list[str]]:
+    """Returns the columns, a row longer by each line that a last cell needs."""
+    *firsts, last = table
+    taken = sum(max(map(len, texts)) + len(_GAP) for texts in firsts)
+    heading, *texts = last
+    broken = [[heading]] + [
+        textwrap.wrap(text, max(_LEAST_WIDTH, width - taken)) or [""]
+        for text in texts
+    ]
+    spread = [
+        [
+            part
+            for text, lines in zip(texts, broken, strict=True)
+            for part in [text, *[""] * (len(lines) - 1)]
+        ]
+        for texts in firsts
+    ]
+    return [*spread, [line for lines in broken for line in lines]]
 
 
 def _are_numbers(texts: Sequence[str]) -> bool:

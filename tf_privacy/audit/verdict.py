@@ -4,9 +4,11 @@
 import numpy as np
 
 from tf_privacy import _checks
+from tf_privacy import accounting
 from tf_privacy.audit import binomial
 from tf_privacy.audit import claim as claim_lib
 from tf_privacy.audit import gaussian_epsilon
+from tf_privacy.audit import guesses
 from tf_privacy.audit import lower_bounds
 from tf_privacy.audit import one_run
 from tf_privacy.audit import report
@@ -80,6 +82,13 @@ def audit(
     delta = lower_bounds.check_delta(delta)
     if claim is not None and claimed_epsilon is None:
         claimed_epsilon = claim.get_epsilon(delta)
+    if claimed_epsilon is not None:
+        claimed_epsilon = _checks.check_real(
+            "claimed_epsilon",
+            claimed_epsilon,
+            at_least=0.0,
+            hint="Pass None to test no claim.",
+        )
     result = _estimate_epsilon(
         members,
         others,
@@ -89,17 +98,23 @@ def audit(
         rng=np.random.default_rng() if rng is None else rng,
     )
     fields = _describe(result, membership, members, others)
+    fields |= describe_attack(members, others, confidence=confidence)
+    if claim is not None:
+        fields["claim_curve"] = (claim.epsilons, claim.deltas)
+    if result is None and claimed_epsilon is not None:
+        pairs = ([claimed_epsilon], [delta])
+        fields["is_rejected"] = _is_above(
+            fields["tpr_at_fpr"], *fields.get("claim_curve", pairs)
+        )
     return report.AuditReport(
         kind=method,
         title=_TITLES[method],
         delta=delta,
         confidence=confidence,
         claimed_epsilon=claimed_epsilon,
-        claim_curve=None if claim is None else (claim.epsilons, claim.deltas),
         num_members=len(members),
         num_non_members=len(others),
         **fields,
-        **describe_attack(members, others, confidence=confidence),
     )
 
 
@@ -139,10 +154,18 @@ def _describe(result, membership, members, others) -> dict:
             ("how it was found", line) for line in result.describe()
         ),
     }
-    if isinstance(result, one_run.OneRunResult):
+    if isinstance(result, guesses.GuessingResult):
         fields["num_guesses"] = result.num_guesses_in + result.num_guesses_out
         fields["num_correct"] = result.num_correct
     return fields
+
+
+def _is_above(rates, epsilons, deltas) -> bool:
+    """Returns whether an attack finds more members than a claim allows."""
+    allowed = accounting.compute_max_true_positive_rate(
+        [row[0] for row in rates], epsilons=epsilons, deltas=deltas
+    )
+    return any(row[2] > most for row, most in zip(rates, allowed, strict=True))
 
 
 def _make_sentence(text: str) -> str:

@@ -80,6 +80,8 @@ def _audit() -> report_lib.AuditReport:
     """Returns the report, after it is written to the files asked for."""
     path = command.get_required(_FLAGS, "scores")
     delta = command.get_required(_FLAGS, "delta")
+    if _FLAGS["fail_if_rejected"].value:
+        command.get_required(_FLAGS, "claimed_epsilon")
     if _FLAGS["plot"].value:
         report_plots.check_path(_FLAGS["plot"].value)
     members, non_members = score_files.read_scores(path)

@@ -35,7 +35,8 @@ def compute_loss_sensitivities(
     model's present weights. The derivative is that of the whole training: x[n]
     acts through its own loss and through every step that it took part in.
     Layers train as in `fit` (dropout, moving averages, weight penalties) and
-    are measured in inference mode.
+    are measured in inference mode. Batch, layer and group normalization are
+    refused: TensorFlow's derivative of their derivative is wrong.
 
     Training runs once; its num_steps + 1 states are kept. Then each step t is
     followed backwards, num_steps^2 / 2 steps for each k, in the memory of one
@@ -58,7 +59,8 @@ def compute_loss_sensitivities(
 
     Raises:
         TypeError: If `x` are no floats, or `loss` is no function.
-        ValueError: If an argument is out of range, or training diverges.
+        ValueError: If an argument is out of range, a layer or the loss stops
+            gradients, or training diverges.
 
     Source: Arpit et al. 2017, arXiv:1706.05394.
     """
@@ -71,6 +73,7 @@ def compute_loss_sensitivities(
         batches=_make_batches(len(x), batch_size, num_steps, rng),
     )
     weights = _check_loss_weights(loss_weights, len(x))
+    training.check_derivatives()
     totals = np.zeros_like(weights)
     states = training.run()
     for total, row_weights in zip(totals, weights, strict=True):
@@ -156,11 +159,29 @@ class _Training:
             )
         ]
 
+    def check_derivatives(self):
+        """Refuses a step whose second derivatives are wrong.
+
+        A stopped gradient is one that the step does not follow and the chain
+        of steps would have to. `tf.nn.moments` stops one that is zero, whose
+        derivative is not.
+        """
+        graph = self._step.get_concrete_function(
+            self._get_first_state(), *self._take(0)
+        ).graph.as_graph_def()
+        for part in (graph.node, *(f.node_def for f in graph.library.function)):
+            for node in part:
+                if node.op == "StopGradient":
+                    raise ValueError(
+                        "model must train without stopped gradients, as "
+                        "batch, layer and group normalization have them. "
+                        f"Received: {node.name!r}. Take a model without them, "
+                        "or compute_direct_loss_sensitivities."
+                    )
+
     def run(self):
         """Returns the states before, between and after the steps."""
-        model = self._model
-        variables = [*model.trainable_variables, *model.non_trainable_variables]
-        states = [[tf.convert_to_tensor(v) for v in variables]]
+        states = [self._get_first_state()]
         for step in range(len(self._batches)):
             states.append(self._step(states[-1], *self._take(step)))
         last = _floats(states[-1])
@@ -198,6 +219,11 @@ class _Training:
             by_rows.append(by_x.numpy().astype(np.float64))
         return sums, np.concatenate(by_rows)
 
+    def _get_first_state(self):
+        model = self._model
+        variables = [*model.trainable_variables, *model.non_trainable_variables]
+        return [tf.convert_to_tensor(v) for v in variables]
+
     def _take(self, step):
         rows = self._batches[step]
         return tf.gather(self._x, rows), tf.gather(self._y, rows)
@@ -229,7 +255,7 @@ class _Training:
             total, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         return [
-            w - tf.cast(self._learning_rate, w.dtype) * g
+            w - tf.constant(self._learning_rate, w.dtype) * g
             for w, g in zip(weights, gradients, strict=True)
         ] + [tf.convert_to_tensor(v) for v in others]
 
