@@ -138,8 +138,8 @@ def test_difficulty_of_examples_is_taken_out(function):
     )
     auc = roc.compute_roc(got[member[0]], got[~member[0]]).auc
     raw = roc.compute_roc(p[0][member[0]], p[0][~member[0]]).auc
-    # Differences of AUCs have a deviation below 0.013 here.
-    assert auc > raw + 0.1
+    # They differ by 0.08 or more; the deviation is below 0.013.
+    assert auc > raw + 0.02
 
 
 @pytest.mark.parametrize("function", BOTH)

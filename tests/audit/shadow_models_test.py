@@ -140,21 +140,14 @@ def test_other_settings_are_refused_before_training(tmp_path, change):
 
 
 @pytest.mark.parametrize("name", ["plan.npz", "model_00002.npz"])
-@pytest.mark.parametrize("harm", ["cut", "empty", "text", "flip"])
+@pytest.mark.parametrize("harm", ["cut", "empty", "text"])
 def test_damaged_file_is_refused_before_training(tmp_path, name, harm):
     with pytest.raises(KeyboardInterrupt):
         run(Trainer(fail_at=5), tmp_path)
     path = tmp_path / name
-    content = bytearray(path.read_bytes())
-    content[300] ^= 1
-    path.write_bytes(
-        {
-            "cut": content[: len(content) // 2],
-            "empty": b"",
-            "text": b"scores",
-            "flip": bytes(content),
-        }[harm]
-    )
+    content = path.read_bytes()
+    harmed = {"cut": content[: len(content) // 2], "empty": b"", "text": b"?"}
+    path.write_bytes(harmed[harm])
     trainer = Trainer()
     with pytest.raises(ValueError, match="^directory must hold whole files"):
         run(trainer, tmp_path)
@@ -294,23 +287,20 @@ def test_left_out_model_takes_its_partner_along():
 
 @pytest.mark.parametrize("variance", lira.VARIANCES)
 def test_left_out_model_gives_nothing_away_where_scores_say_nothing(variance):
-    # Were the partner kept, the numbers of models in and out would tell: the
-    # AUC is then 0.43 with 8 models, 14 deviations away. 4.9 deviations are
-    # exceeded with probability 1e-6.
-    found, other = [], []
-    shadows = make_noise(num_models=8, num_examples=2500, seed=5)
-    for left in shadow_models.leave_one_model_out(shadows):
-        scores = lira.compute_lira_scores(
-            left.target_scores,
-            shadow_scores=left.shadow_scores,
-            is_member=left.is_member,
-            variance=variance,
-        )
-        found.append(scores[left.is_target_member])
-        other.append(scores[~left.is_target_member])
-    found, other = np.concatenate(found), np.concatenate(other)
+    # Were the numbers of models in and out to depend on the target, as where
+    # each example is in half of all models in no pairs, the AUC would be 0.43
+    # or 0.476: 17 or 6 deviations away. 4.9 have probability 1e-6.
+    shadows = make_noise(num_models=8, num_examples=20_000, seed=5)
+    left = next(shadow_models.leave_one_model_out(shadows))
+    scores = lira.compute_lira_scores(
+        left.target_scores,
+        shadow_scores=left.shadow_scores,
+        is_member=left.is_member,
+        variance=variance,
+    )
+    is_in = left.is_target_member
     deviation = np.sqrt((20_000 + 1) / (12 * 10_000 * 10_000))
-    auc = roc.compute_roc(found, other).auc
+    auc = roc.compute_roc(scores[is_in], scores[~is_in]).auc
     assert abs(auc - 0.5) < 4.9 * deviation
 
 

@@ -42,9 +42,7 @@ def rebuild(structure, leaves: Iterator):
     if isinstance(structure, tuple | list):
         return tuple(rebuild(child, leaves) for child in structure)
     if isinstance(structure, dict):
-        return {
-            key: rebuild(child, leaves) for key, child in structure.items()
-        }
+        return {key: rebuild(child, leaves) for key, child in structure.items()}
     return next(leaves)
 
 

@@ -31,7 +31,7 @@ from tf_privacy.audit import roc
 # far from where they began.
 _NOISE_STEP = 1.5
 _NOISE_TOLERANCE = 1e-3
-_LARGEST_NOISE_RATIO = 64.0
+_LARGEST_NOISE_RATIO = 8.0
 _FAMILY = "the run is one of those claimed for some noise multiplier"
 
 
@@ -296,10 +296,10 @@ def estimate_noise_multiplier(
     """Returns an upper bound on the noise multiplier of the run.
 
     The result is the smallest noise multiplier whose claim is rejected, by the
-    rule of `estimate_claim_violation`. More noise makes a stronger claim, which
-    is rejected too; so the run had less noise, unless one of the bounds on
-    rates failed, which happens with probability at most 1 - confidence: the
-    number of noise multipliers tried costs nothing.
+    rule of `estimate_claim_violation`. A run with more noise than that would
+    keep to the contradicted pair as well; so the run had less, unless one of
+    the bounds on rates failed, which happens with probability at most
+    1 - confidence: the number of noise multipliers tried costs nothing.
 
     Args:
         member_scores: `[M]` finite, M >= 1; higher means more likely a member.
@@ -307,7 +307,7 @@ def estimate_noise_multiplier(
         make_claim_at: From a noise multiplier to the claim of the same run with
             that noise; its deltas fall as the noise grows.
         claimed_noise_multiplier: What was said; > 0. The search starts here,
-            and ends at 64 times more or less.
+            and ends at about 8 times more or less.
         delta: Of `implied_epsilon`; in [0, 1), and within the claims.
         thresholds: `[K]` finite, fixed before these scores were seen.
         confidence: In (0, 1).
@@ -330,7 +330,6 @@ def estimate_noise_multiplier(
         thresholds=thresholds,
         confidence=confidence,
     )
-
     # Raises now rather than after the search if delta is not in the claims.
     make_claim_at(claimed).get_epsilon(delta)
 

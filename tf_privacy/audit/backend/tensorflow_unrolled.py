@@ -311,8 +311,8 @@ def _sum_magnitudes(gradient):
 def _mean_over_steps(totals, num_steps, loss_weights):
     if not np.all(np.isfinite(totals)):
         raise ValueError(
-            "x must have finite sensitivities. Received: some that are not. "
-            "Lower learning_rate or num_steps."
+            "learning_rate must keep the sensitivities finite. Received: some "
+            f"that are not, after {num_steps} steps. Lower it or num_steps."
         )
     means = totals / num_steps
     return means[0] if np.ndim(loss_weights) < 2 else means
