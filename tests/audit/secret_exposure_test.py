@@ -130,6 +130,31 @@ def test_what_the_budget_leaves_open_is_estimated():
     assert report.evaluations[0] == 16 + 500 + 5000 * 17
 
 
+def test_draws_without_a_hit_narrow_the_certain_limits():
+    # After 7 a 9 comes once in 2^10 times, and then only 8 and 9: there are
+    # 2^12 secrets of 22 bits, and no likelier ones. The walk cannot finish,
+    # and 200 draws of either kind see none of them.
+    probabilities = np.zeros((10, 10))
+    probabilities[:8, :7] = 1 / 7
+    probabilities[8:, 8:] = 1 / 2
+    probabilities[7, :7] *= 1 - 2.0**-10
+    probabilities[7, 9] = 2.0**-10
+    model = token_models.MarkovModel(probabilities)
+    space = token_models.secret_space.SecretSpace(
+        prefix=(7,), choices=(tuple(range(10)),) * 13
+    )
+    secret = [9] * 13
+    settings = {"max_evaluations": 1000, "num_samples": 200, "seed": 1}
+    walked = estimate(model, space, [secret], method="exact", **settings)
+    report = estimate(model, space, [secret], **settings)
+    assert walked.methods == ("bracketed",)
+    assert report.methods == ("importance",)
+    assert report.lower[0] > walked.lower[0] + 4.0
+    assert report.upper[0] <= walked.upper[0]
+    truth = space.log2_size - 12
+    assert report.lower[0] <= truth <= report.upper[0]
+
+
 def test_unseen_secrets_are_calibrated_by_every_method():
     # 2000 secrets that the model knows nothing of, held to 5 standard
     # deviations of P[exposure >= k] <= 2^-k (false alarm 3e-7).

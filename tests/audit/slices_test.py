@@ -89,18 +89,17 @@ def count_false_alarms(draw_one, runs):
     return exposed, worse
 
 
-@pytest.mark.parametrize("gap", [0.0, 1.0, 3.0])
-def test_luck_is_called_worse_in_less_than_one_run_of_twenty(gap):
-    # 150 alarms or more in 2000 runs have probability below 1e-6 at a rate of
-    # 5%. DeLong's interval on the AUC's own scale gives 0.5 of all runs at
-    # gap 3.
-    rng = np.random.default_rng(2)
-    one = functools.partial(estimate_classes, rng, [gap] * 5, 30)
-    exposed, worse = count_false_alarms(one, 2000)
-    assert stats.binom.sf(149, 2000, 0.05) < 1e-6
-    assert worse < 100
+@pytest.mark.parametrize("seed", [2, 3])
+@pytest.mark.parametrize("gap", [0.0, 3.0])
+def test_luck_is_called_worse_in_less_than_one_run_of_twenty(gap, seed):
+    # The rates are 1% to 3%; DeLong's interval on the AUC's own scale calls a
+    # slice worse in a third of all runs at gap 3.
+    rng = np.random.default_rng(seed)
+    one = functools.partial(estimate_classes, rng, [gap] * 4, 30)
+    exposed, worse = count_false_alarms(one, 1000)
+    assert worse < 50
     if gap == 0.0:
-        assert exposed < 100
+        assert exposed < 50
 
 
 def test_scores_that_are_high_for_all_of_a_slice_are_not_worse():

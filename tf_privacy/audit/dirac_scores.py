@@ -13,6 +13,9 @@ import numpy as np
 
 from tf_privacy import _checks
 
+# In clips; the square of anything larger might overflow.
+_LARGEST = 1e100
+
 
 def compute_log_likelihood_ratios(
     observations: np.ndarray,
@@ -75,7 +78,9 @@ def compute_log_likelihood_ratios(
 
 
 def check_observations(name: str, observations) -> np.ndarray:
-    """Returns observations as a float64 matrix once every one is finite.
+    """Returns observations as a float64 matrix once all can be squared.
+
+    A NaN compares false with everything and would pass a test of the largest.
 
     Args:
         name: The parameter's name as the caller wrote it.
@@ -83,8 +88,8 @@ def check_observations(name: str, observations) -> np.ndarray:
 
     Raises:
         TypeError: If they are not real numbers.
-        ValueError: If they are no matrix, empty or not all finite; the first
-            place is named.
+        ValueError: If they are no matrix, empty, not all finite or above 1e100;
+            the first place is named.
     """
     array = np.asarray(observations)
     if array.dtype.kind not in "fiu":
@@ -99,13 +104,14 @@ def check_observations(name: str, observations) -> np.ndarray:
             "first axis."
         )
     array = array.astype(np.float64)
-    bad = np.argwhere(~np.isfinite(array))
+    bad = np.argwhere(~(np.abs(array) <= _LARGEST))
     if bad.size:
         step, canary = bad[0]
         raise ValueError(
-            f"{name} must be finite. Received: {array[step, canary]} in step "
-            f"{step}, canary {canary}, {len(bad)} such numbers in all. The "
-            "steps themselves are broken: mend them first."
+            f"{name} must be finite, and at most {_LARGEST:g} clips. Received: "
+            f"{array[step, canary]} in step {step}, canary {canary}, "
+            f"{len(bad)} such numbers in all. The steps themselves are broken: "
+            "mend them first."
         )
     return array
 

@@ -10,7 +10,7 @@ likely) and R all the secrets that could have stood in its place:
 A secret that the model has not seen has any rank with the same chance, so that
 P[exposure >= k] <= 2^-k; log2 |R| means that the model likes it best of all.
 
-Source: Carlini et al. 2019, arXiv:1802.08232, Sections 3 and 4.
+Source: Carlini et al. 2019, arXiv:1802.08232.
 """
 
 import dataclasses
@@ -163,7 +163,7 @@ def estimate_exposure_by_extrapolation(
     Raises:
         ValueError: If bits are not finite and >= 0, or no curve fits.
 
-    Source: Carlini et al. 2019, arXiv:1802.08232, Section 4.3.
+    Source: Carlini et al. 2019, arXiv:1802.08232.
     """
     references = _check_bits("reference_bits", reference_bits)
     if references.size < _MIN_FITTED or np.ptp(references) == 0.0:

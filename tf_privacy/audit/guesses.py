@@ -17,7 +17,6 @@ from scipy import special
 from tf_privacy import _checks
 from tf_privacy.audit import lower_bounds
 from tf_privacy.audit import roc
-from tf_privacy.audit import scores as scores_lib
 
 # Fewer guesses prove little even if all are right: with 15 tests at confidence
 # 0.95, 16 right ones prove epsilon 0.8.
@@ -166,7 +165,8 @@ def make_tests(
         ValueError: If they are empty, not vectors or not finite, if fair coins
             do not give M members of M + N, or a number is out of range.
     """
-    members, others = _check_both(member_scores, non_member_scores)
+    members, others = roc.check_both(member_scores, non_member_scores)
+    check_fair_split(members.size, others.size)
     num_canaries = members.size + others.size
     if num_guesses_in is None and num_guesses_out is None:
         pairs = make_guess_grid(num_canaries)
@@ -271,16 +271,6 @@ def count_correct_guesses(
             strict=True,
         )
     )
-
-
-def _check_both(member_scores, non_member_scores):
-    hint = "Higher must mean more likely a member."
-    members = scores_lib.check_scores("member_scores", member_scores, hint=hint)
-    others = scores_lib.check_scores(
-        "non_member_scores", non_member_scores, hint=hint
-    )
-    check_fair_split(members.size, others.size)
-    return members, others
 
 
 def _count_top(wanted, others, sizes):

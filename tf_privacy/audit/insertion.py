@@ -26,42 +26,55 @@ _DATASET_METHODS = (
 )
 
 
-def insert_rows(data, *, rows, rng: np.random.Generator, name: str = "x"):
+def insert_rows(
+    x, y=None, *, values, labels=None, rng: np.random.Generator
+) -> tuple:
     """Returns the data with rows put in at random places.
 
     Args:
-        data: Nested tuples and dicts of arrays `[N, ...]`.
-        rows: The same structure, `[R, ...]`; cast to the types of the data
-            where that changes no value, but for the rounding of floats.
+        x: Nested tuples and dicts of arrays `[N, ...]`.
+        y: The same, the labels; None without.
+        values: What goes into `x`: the same structure, `[R, ...]`; cast to the
+            types of the data where that changes no value, but for the rounding
+            of floats.
+        labels: What goes into `y`; None if and only if `y` is.
         rng: Source of the places.
-        name: The parameter's name of the data, for messages.
 
     Returns:
-        The same structure, new arrays `[N + R, ...]`.
+        (x, y) with new arrays `[N + R, ...]`; y is None if it was.
 
     Raises:
         TypeError: If a leaf is no array.
-        ValueError: If structures, shapes or types do not fit.
+        ValueError: If structures, lengths, shapes or types do not fit.
     """
-    data, num_old = array_structures.check_arrays(name, data)
-    rows, num_new = array_structures.check_arrays("rows", rows)
-    old = array_structures.flatten(data)
-    new = _match_leaves(name, old, rows)
-    for path, array in old.items():
-        place = f"{name}{path}"
-        _check_shape(place, array.shape[1:], new[path].shape[1:])
-        new[path] = _cast_rows(place, new[path], array.dtype)
+    if (y is None) != (labels is None):
+        raise ValueError(
+            "y must be given if and only if canaries have labels. Received: "
+            f"y {'missing' if y is None else 'given'}, canaries "
+            f"with{'out' if labels is None else ''} labels. Make canaries with "
+            "the labels that the model is trained on."
+        )
+    data = {"x": x} if y is None else {"x": x, "y": y}
+    rows = {"x": values} if y is None else {"x": values, "y": labels}
+    data = {k: array_structures.check_arrays(k, v) for k, v in data.items()}
+    num_old = array_structures.count_rows(**data)
+    num_new = array_structures.count_rows(**rows)
     places = _choose_places(num_old, num_new, rng)
     is_old = np.ones(num_old + num_new, dtype=bool)
     is_old[places] = False
-    merged = []
-    for path, array in old.items():
-        cast = new[path]
-        both = np.empty((is_old.size, *array.shape[1:]), dtype=cast.dtype)
-        both[is_old] = array
-        both[places] = cast
-        merged.append(both)
-    return array_structures.rebuild(data, iter(merged))
+    merged = {}
+    for name, structure in data.items():
+        pairs = _match_leaves(name, structure, rows[name])
+        fitted = [
+            _fit(leaf_name, new, old.shape[1:], old.dtype)
+            for leaf_name, (old, new) in pairs.items()
+        ]
+        leaves = [
+            _merge(old, new, is_old, places)
+            for (old, _), new in zip(pairs.values(), fitted, strict=True)
+        ]
+        merged[name] = array_structures.rebuild(structure, iter(leaves))
+    return merged["x"], merged.get("y")
 
 
 def insert_documents(
@@ -139,14 +152,15 @@ def insert_text(
     return "".join([*pieces, text[start:]])
 
 
-def insert_elements(dataset, *, rows, rng: np.random.Generator):
-    """Returns a `tf.data.Dataset` with rows put in at random places.
+def insert_elements(dataset, *, values, labels=None, rng: np.random.Generator):
+    """Returns a `tf.data.Dataset` with elements put in at random places.
 
     Args:
         dataset: Not batched, not repeated, of a known number of elements N
-            (`dataset.cardinality()`).
-        rows: `[R, ...]` arrays in the structure of one element; cast as in
+            (`dataset.cardinality()`): each is x, or (x, y) with labels.
+        values: `[R, ...]` arrays in the structure of x; cast as in
             `insert_rows`.
+        labels: `[R, ...]` arrays in the structure of y, or None.
         rng: Source of the places, which are the same in every epoch: shuffle
             afterwards.
 
@@ -163,11 +177,13 @@ def insert_elements(dataset, *, rows, rng: np.random.Generator):
             "dataset must be a tf.data.Dataset. Received: "
             f"{type(dataset).__name__}. For arrays, use insert."
         )
-    rows, num_new = array_structures.check_arrays("rows", rows)
-    specs = array_structures.flatten(dataset.element_spec)
-    new = _match_leaves("dataset", specs, rows)
-    for path, spec in specs.items():
-        new[path] = _fit_to_spec(f"dataset{path}", new[path], spec)
+    rows = values if labels is None else (values, labels)
+    num_new = array_structures.count_rows(values=rows)
+    specs = dataset.element_spec
+    fitted = [
+        _fit_to_spec(name, new, spec)
+        for name, (spec, new) in _match_leaves("dataset", specs, rows).items()
+    ]
     num_old = int(dataset.cardinality())
     if num_old < 0:
         raise ValueError(
@@ -178,15 +194,13 @@ def insert_elements(dataset, *, rows, rng: np.random.Generator):
         )
     places = _choose_places(num_old, num_new, rng)
     order = np.argsort(places)
-    new_elements = dataset.from_tensor_slices(
-        array_structures.rebuild(
-            dataset.element_spec, (new[path][order] for path in specs)
-        )
+    additions = dataset.from_tensor_slices(
+        array_structures.rebuild(specs, (leaf[order] for leaf in fitted))
     )
     choices = np.zeros(num_old + num_new, dtype=np.int64)
     choices[places] = 1
     merged = dataset.choose_from_datasets(
-        [dataset, new_elements],
+        [dataset, additions],
         dataset.from_tensor_slices(choices),
         stop_on_empty_dataset=False,
     )
@@ -216,69 +230,89 @@ def _check_texts(name: str, texts) -> list[str]:
     return list(texts)
 
 
-def _match_leaves(name: str, old: dict, rows) -> dict:
-    """Returns the rows' leaves by path once they have the paths of the data."""
-    new = array_structures.flatten(rows)
+def _match_leaves(name: str, old, new) -> dict[str, tuple]:
+    """Returns the leaves of both by name, in the order of the old."""
+    old = array_structures.flatten(old, name=name)
+    new = array_structures.flatten(new, name=name)
     if set(new) != set(old):
-        listed = [", ".join(map(repr, sorted(each))) for each in (new, old)]
         raise ValueError(
-            f"{name} must have the structure of the canaries: {listed[0]}. "
-            f"Received: {listed[1]}. An empty name is one array alone; give "
-            "inputs and labels as for the canaries."
+            f"{name} must have the structure of the canaries: "
+            f"{', '.join(sorted(new))}. Received: {', '.join(sorted(old))}. "
+            "Give as many inputs, and labels if canaries have them."
         )
-    return new
+    return {
+        leaf_name: (leaf, new[leaf_name]) for leaf_name, leaf in old.items()
+    }
 
 
-def _check_shape(place: str, wanted, shape) -> None:
-    """Raises unless a row's shape is the wanted one; None stands for any."""
+def _merge(old, new, is_old, places) -> np.ndarray:
+    """Returns both in one array; the new ones may need a wider type."""
+    both = np.empty((is_old.size, *new.shape[1:]), dtype=new.dtype)
+    both[is_old] = old
+    both[places] = new
+    return both
+
+
+def _fit(name: str, rows: np.ndarray, wanted, dtype) -> np.ndarray:
+    """Returns rows in the data's type, once shape and values fit.
+
+    Args:
+        name: Of the leaf.
+        rows: `[R, ...]`.
+        wanted: Shape of a row of the data; None stands for any length.
+        dtype: Type of the data.
+    """
+    shape = rows.shape[1:]
     fits = len(wanted) == len(shape) and all(
         want in (None, got) for want, got in zip(wanted, shape, strict=True)
     )
     if not fits:
         raise ValueError(
-            f"{place} must have rows of the canaries' shape {tuple(shape)}. "
-            f"Received: rows of shape {tuple(wanted)}. Make the canaries in "
-            "the shape of the data."
+            f"{name} must have rows of the canaries' shape {shape}. Received: "
+            f"rows of shape {tuple(wanted)}. Make the canaries in the shape of "
+            "the data."
         )
-
-
-def _cast_rows(place: str, rows: np.ndarray, dtype) -> np.ndarray:
-    """Returns the rows in the data's type, once it can hold their values."""
     dtype = np.dtype(dtype)
-    if dtype.kind in "OUS" and rows.dtype.kind in "OUS":
-        same = dtype.kind == rows.dtype.kind
-        return rows.astype(np.promote_types(dtype, rows.dtype) if same else "O")
-    kept = False
-    if dtype.kind not in "OUS" and rows.dtype.kind in "biuf":
-        with np.errstate(invalid="ignore", over="ignore"):
-            cast = rows.astype(dtype)
-        # bfloat16 and the like are of kind V.
-        if rows.dtype.kind == "f" and dtype.kind in "fV":
-            numbers = cast.astype(np.float64)
-            kept = np.array_equal(np.isfinite(numbers), np.isfinite(rows))
-        else:
-            kept = np.array_equal(cast, rows)
-    if not kept:
+    if rows.dtype == dtype:
+        return rows
+    if rows.dtype.kind in "US" and dtype.kind in ("O", rows.dtype.kind):
+        # The wider of two lengths of text; objects where the data has them.
+        return rows.astype(np.promote_types(dtype, rows.dtype))
+    cast = _cast_numbers(rows, dtype)
+    if cast is None:
         raise ValueError(
-            f"{place} must be of a type that holds the canaries' values "
+            f"{name} must be of a type that holds the canaries' values "
             f"({rows.dtype}). Received: {dtype}. Make the canaries in the type "
             "and the range of the data."
         )
     return cast
 
 
-def _fit_to_spec(place: str, rows: np.ndarray, spec) -> np.ndarray:
-    """Returns the rows in the type of a dataset's element."""
+def _cast_numbers(rows: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
+    """Returns the rows cast, or None if that is more than rounding."""
+    if dtype.kind not in "biufV" or rows.dtype.kind not in "biuf":
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):
+        cast = rows.astype(dtype)
+    # bfloat16 and the like are of kind V.
+    if rows.dtype.kind == "f" and dtype.kind in "fV":
+        finite = np.isfinite(cast.astype(np.float64))
+        return cast if np.array_equal(finite, np.isfinite(rows)) else None
+    return cast if np.array_equal(cast, rows) else None
+
+
+def _fit_to_spec(name: str, rows: np.ndarray, spec) -> np.ndarray:
+    """Returns rows in the type of a dataset's elements, once they fit."""
     if type(spec).__name__ != "TensorSpec" or spec.shape.rank is None:
         raise TypeError(
-            f"{place} must be a dense tensor of known rank. Received: {spec}. "
+            f"{name} must be a dense tensor of known rank. Received: {spec}. "
             "Insert before it becomes ragged or sparse, or use ensure_shape."
         )
     if spec.shape.rank == rows.ndim:
         raise ValueError(
-            f"{place} must not be batched. Received: elements of shape "
+            f"{name} must not be batched. Received: elements of shape "
             f"{spec.shape} for canaries of shape {rows.shape[1:]}. Insert "
             "before batch, or call unbatch."
         )
-    _check_shape(place, spec.shape.as_list(), rows.shape[1:])
-    return _cast_rows(place, rows, spec.dtype.as_numpy_dtype)
+    wanted = spec.shape.as_list()
+    return _fit(name, rows, wanted, spec.dtype.as_numpy_dtype)

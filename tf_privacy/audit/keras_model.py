@@ -9,7 +9,10 @@ import keras
 import numpy as np
 
 from tf_privacy import _checks
+from tf_privacy.audit import claim as claim_lib
 from tf_privacy.audit import language_model
+from tf_privacy.audit import pipeline
+from tf_privacy.audit import report
 from tf_privacy.audit import scores as scores_lib
 
 # What makes a Dirac canary's gradient exceed any clip that is in use.
@@ -348,3 +351,70 @@ def record_dirac_steps(
             "Compile with steps_per_execution=1 and without a budget."
         )
     return np.stack(recorder.steps) * (expected_batch_size / l2_norm_clip)
+
+
+def audit_pipeline(
+    make_private: Callable,
+    *,
+    noise_multiplier: float,
+    l2_norm_clip: float,
+    delta: float,
+    num_canaries: int = 2000,
+    expected_batch_size: float = 100.0,
+    num_steps: int = 100,
+    confidence: float = 0.95,
+    claim: claim_lib.Claim | None = None,
+    seed: int | None = None,
+) -> report.AuditReport:
+    """Returns whether real training steps keep what is claimed for them.
+
+    It trains `num_canaries` canaries, each with a weight of its own, for
+    `num_steps` steps: a few seconds on a CPU. See `make_pipeline_report` for
+    what is checked, `record_dirac_steps` for the canaries.
+
+    Run it on the machines, with the strategy and the versions that will train.
+
+    Args:
+        make_private: Called with a Keras model and a loss; returns the model,
+            private, compiled with that loss and with plain SGD inside of the
+            DP optimizer under audit.
+        noise_multiplier: What the optimizer is said to have; > 0.
+        l2_norm_clip: What the optimizer is said to have; gradient units.
+        delta: Probability in (0, 1), for the epsilons that are shown.
+        num_canaries: M >= 2; more see smaller errors.
+        expected_batch_size: Given to `fit`; in (0, M].
+        num_steps: Steps to take; >= 1.
+        confidence: In (0, 1).
+        claim: What is claimed for these steps; None takes the accountant's
+            curve.
+        seed: Of the coins that put canaries in; None takes fresh entropy. The
+            noise is the optimizer's own.
+
+    Raises:
+        ValueError: If an argument is out of range, or the model cannot be
+            audited.
+    """
+    num_canaries = _checks.check_integer(
+        "num_canaries", num_canaries, at_least=2
+    )
+    steps = pipeline.ClaimedSteps(
+        noise_multiplier=noise_multiplier,
+        sampling_probability=expected_batch_size / num_canaries,
+        num_steps=num_steps,
+    )
+    is_member = np.random.default_rng(seed).random(num_canaries) < 0.5
+    observations = record_dirac_steps(
+        make_private,
+        is_member=is_member,
+        l2_norm_clip=l2_norm_clip,
+        expected_batch_size=expected_batch_size,
+        num_steps=num_steps,
+    )
+    return pipeline.make_pipeline_report(
+        observations,
+        is_member=is_member,
+        steps=steps,
+        delta=delta,
+        confidence=confidence,
+        claim=claim,
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LiRA: is the model's score of an example that of models trained on it?
+"""LiRA: how far a score looks like one of a model trained on the example.
 
 Shadow models are trained on random halves of the data. Of each example's
 scores, those of the models trained on it ("in") and of the others ("out") are

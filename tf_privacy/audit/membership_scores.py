@@ -6,9 +6,10 @@ Predictions are `[N, C]`, C >= 2, one column for each class; or `[N]` or
 "logits" or "probabilities". Prefer logits: a probability that was rounded to 0
 or 1 no longer tells its example from others that were.
 
-A probability of 0 counts as the smallest number its dtype holds, and a binary
-output of 1 as the largest below that rounds to it. Pass float32 probabilities
-as float32, not converted: that gap is then one that the model can have meant.
+A probability of 0 counts as the smallest number > 0 of its dtype, and a binary
+output of 1 as the least number that rounds to 1. So pass probabilities in the
+dtype they were computed in: a 0 or 1 of float32, converted to float64, would
+count as far more extreme than the model can have meant.
 """
 
 import numpy as np

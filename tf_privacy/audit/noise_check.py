@@ -2,36 +2,30 @@
 """Is the noise that came out of real steps the noise that was claimed?
 
 Coordinates of canaries that were not in the data hold nothing but noise. If the
-claim is true they are independent draws of N(0, noise_multiplier^2), and every
-test here has a p-value that is valid at any size: exact, or an upper bound.
-Nothing is estimated from the data and then taken for known: statistics that are
-to hold whatever the noise's size are shares of the sum of all squares. For n
-independent N(0, s^2) numbers the share of a fixed k-dimensional projection is
-Beta(k / 2, (n - k) / 2) for every s.
+claim is true they are independent draws of N(0, noise_multiplier^2), in units
+of the clip. Each test (`noise_statistics`) looks for one way in which noise
+goes wrong, and has a p-value that is valid at any size.
 """
 
 import dataclasses
 import enum
-import math
+import functools
 
 import numpy as np
-from scipy import special
-from scipy import stats
 
 from tf_privacy import _checks
 from tf_privacy.audit import binomial
 from tf_privacy.audit import dirac_scores
+from tf_privacy.audit import noise_statistics
 
-_LARGEST_LAG = 8
-# So many rows of a matrix are compared in pairs, and in blocks of this size.
-_MAX_PAIRED = 10_000
-_BLOCK = 1024
-# So many values are searched for repetitions.
-_MAX_SEARCHED = 20_000
-# Largest slope of the normal distribution function in the log of its scale.
-_SCALE_SLOPE = float(stats.norm.pdf(1.0))
 # Above the errors of the distribution functions.
 _ROUND_UP = 1.0 + 1e-9
+# Of the risk of all tests, what `compute_shape` spends on its interval.
+_SHAPE_RISK = 1e-3
+_ASSUMPTIONS = (
+    "no gradient lies in these coordinates",
+    "observations are in units of the clip that the claim means",
+)
 
 
 class NoiseVerdict(enum.Enum):
@@ -182,13 +176,6 @@ def estimate_noise(
         TypeError: If observations are not real numbers.
         ValueError: If they are no matrix or not all finite, or a number is out
             of range.
-
-    Source: Beta shares: Cochran 1934, doi:10.1017/S0305004100016595. Shape:
-        Massart 1990, doi:10.1214/aop/1176990746, over an interval for the
-        scale: Berger and Boos 1994, doi:10.1080/01621459.1994.10476836. Cut-off
-        largest: shares are negatively associated, Joag-Dev and Proschan 1983,
-        doi:10.1214/aos/1176346079. Repetitions: Hoeffding 1956,
-        doi:10.1214/aoms/1177728178.
     """
     observations = dirac_scores.check_observations("observations", observations)
     noise_multiplier = _checks.check_noise_multiplier(noise_multiplier)
@@ -201,23 +188,16 @@ def estimate_noise(
             "observations must hold at least 2 numbers. Received: shape "
             f"{observations.shape}. Take more non-members or more steps."
         )
-    makers = _list_tests(observations.shape)
-    share = (1.0 - confidence) / len(makers)
-    noise = _Noise(observations, noise_multiplier, resolution, share)
-    tests = []
-    for name, (measures, make) in makers.items():
-        statistic, p_value = make(noise)
-        p_value = min(1.0, float(p_value) * _ROUND_UP)
-        tests.append(
-            NoiseTest(
-                name=name,
-                measures=measures,
-                statistic=float(statistic),
-                p_value=p_value,
-                failed=p_value < share,
-            )
-        )
-    lower, upper = noise.compute_interval(share)
+    tests = _list_tests(
+        observations.shape,
+        noise_multiplier=noise_multiplier,
+        spacing=resolution,
+        risk=_SHAPE_RISK * (1.0 - confidence),
+    )
+    level = (1.0 - confidence) / len(tests)
+    lower, upper = noise_statistics.compute_size_interval(
+        observations, level=level
+    )
     return NoiseCheck(
         noise_multiplier=noise_multiplier,
         lower=lower,
@@ -225,45 +205,75 @@ def estimate_noise(
         confidence=confidence,
         num_steps=observations.shape[0],
         num_coordinates=observations.shape[1],
-        tests=tuple(tests),
-        assumptions=(
-            "no gradient lies in these coordinates",
-            "observations are in units of the clip that the claim means",
-        ),
+        tests=tuple(_run_test(*test, observations, level) for test in tests),
+        assumptions=_ASSUMPTIONS,
     )
 
 
-class _Noise:
-    """Observations, scaled so that no square overflows.
+def _list_tests(shape, *, noise_multiplier, spacing, risk) -> list[tuple]:
+    """Returns (name, what it measures, function), as the shape allows."""
+    tests = [
+        (
+            "size",
+            "noise multiplier",
+            functools.partial(
+                noise_statistics.compute_size, noise_multiplier=noise_multiplier
+            ),
+        ),
+        ("mean", "mean in standard errors", noise_statistics.compute_mean),
+        (
+            "shape",
+            "distance from normal",
+            functools.partial(noise_statistics.compute_shape, risk=risk),
+        ),
+        ("largest", "in standard deviations", noise_statistics.compute_largest),
+        (
+            "repetitions",
+            "equal to an earlier number",
+            functools.partial(
+                noise_statistics.compute_repetitions, spacing=spacing
+            ),
+        ),
+    ]
+    if shape[0] > 1:
+        tests.append(
+            ("lags", "share of equal signs", noise_statistics.compute_lags)
+        )
+    if min(shape) > 1:
+        for measures, compute, names in (
+            (
+                "most unusual size over the common one",
+                noise_statistics.compute_row_sizes,
+                ("steps", "coordinates"),
+            ),
+            (
+                "size of sums over that of independent ones",
+                noise_statistics.compute_common_part,
+                ("common to coordinates", "common to steps"),
+            ),
+            (
+                "largest correlation",
+                noise_statistics.compute_row_pairs,
+                ("pairs of steps", "pairs of coordinates"),
+            ),
+        ):
+            tests.append((names[0], measures, compute))
+            tests.append((names[1], measures, _transpose(compute)))
+    return tests
 
-    Args:
-        observations: `[T, M]`, checked.
-        noise_multiplier: The claimed one.
-        resolution: In units of the noise.
-        level: Each test's share of the risk.
-    """
 
-    def __init__(self, observations, noise_multiplier, resolution, level):
-        self.size = observations.size
-        self.claimed = noise_multiplier
-        self.resolution = resolution
-        self.level = level
-        self.unit = float(np.max(np.abs(observations)))
-        # Zeros stay zeros: a share of nothing is 0, and fails.
-        self.scaled = observations / (self.unit or 1.0)
-        self.sum_of_squares = float(np.sum(np.square(self.scaled)))
+def _transpose(compute):
+    """Returns a function of rows as a function of columns."""
+    return lambda noise: compute(noise.T)
 
-    def compute_stddev(self) -> float:
-        """Returns the root of the mean square, in units of the clip."""
-        return self.unit * math.sqrt(self.sum_of_squares / self.size)
 
-    def compute_interval(self, level) -> tuple[float, float]:
-        """Returns where the noise multiplier is, but for this risk."""
-        quantiles = stats.chi2.ppf([1.0 - 0.5 * level, 0.5 * level], self.size)
-        ends = self.compute_stddev() * np.sqrt(self.size / quantiles)
-        return float(ends[0]), float(ends[1])
-
-    def divide(self, squares) -> np.ndarray:
-        """Returns shares of the sum of squares; 0 of nothing."""
-        total = self.sum_of_squares or 1.0
-        return np.minimum(1.0, np.asarray(squares) / total)
+def _run_test(name, measures, compute, observations, level) -> NoiseTest:
+    statistic, p_value = compute(observations)
+    p_value = min(1.0, p_value * _ROUND_UP)
+    return NoiseTest(
+        name=name,
+        measures=measures,
+        statistic=statistic,
+        p_value=p_value,
+        failed=p_value < level,
+    )

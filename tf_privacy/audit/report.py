@@ -58,6 +58,8 @@ class AuditReport:
         tpr_at_fpr: Rows (false positive rate, true positive rate, lower and
             upper limit of the latter).
         assumptions: What must hold for the verdict to hold; sentences.
+        faults: What was found wrong and must be mended, although it need not
+            contradict the claim (more noise than claimed); sentences.
         warnings: What the reader should know or change; sentences.
         figures: Rows (name, value) of further figures, as text.
         slices: Rows (name, AUC, lower, upper, number of examples); the AUC and
@@ -92,6 +94,7 @@ class AuditReport:
     auc_interval: tuple[float, float] | None = None
     tpr_at_fpr: tuple[tuple[float, float, float, float], ...] = ()
     assumptions: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     figures: tuple[tuple[str, str], ...] = ()
     slices: tuple[tuple, ...] = ()
@@ -254,7 +257,9 @@ class AuditReport:
         max_epsilon_lower: float | None = None,
         max_auc: float | None = None,
     ) -> None:
-        """Raises if the claim is rejected or doubted, or a limit is exceeded.
+        """Raises if the claim is rejected or doubted, or something is wrong.
+
+        Wrong is a fault that was found, or a limit that is exceeded.
 
         For continuous integration. That nothing is raised does not mean that
         the model is private.

@@ -42,7 +42,7 @@ def check_fields(given: Mapping[str, Any]) -> dict[str, Any]:
         )
     _check_counts(fields)
     _check_attack(fields)
-    for name in ("assumptions", "warnings"):
+    for name in ("assumptions", "faults", "warnings"):
         fields[name] = _check_texts(name, fields[name])
     fields["figures"] = tuple(
         _check_row("figures", _check_texts("figures", row), 2)

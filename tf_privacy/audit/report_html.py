@@ -63,6 +63,7 @@ def write_page(report) -> str:
         f"<p>{_escape(report_text.write_verdict(report))}</p></div></header>",
         _write_section("What this means", report_text.write_meaning(report)),
         _write_section("What was tested", report_text.write_tested(report)),
+        _write_list("Faults", report.faults),
         _write_list("Warnings", report.warnings),
         _write_plot(report),
         _write_tables(report),

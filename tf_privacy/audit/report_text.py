@@ -233,6 +233,7 @@ def list_failures(report, limits: Mapping[str, float]) -> list[str]:
         reasons.append(write_verdict(report))
     if report.verdict.value == "claim_doubted":
         reasons.append("This is an estimate, not a proof.")
+    reasons += report.faults
     for name, limit in limits.items():
         value = getattr(report, name)
         if value > limit:
@@ -278,6 +279,7 @@ def write_report(report) -> str:
     ):
         if texts:
             lines += ["", title, *map(_fill, texts)]
+    lines += _write_list("Faults", report.faults)
     lines += _write_list("Warnings", report.warnings)
     for table in report_tables.make_tables(report):
         columns = tables.format_table(table.columns, width=_WIDTH)

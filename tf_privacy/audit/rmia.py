@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RMIA: does the model favor an example more than it favors other ones?
+"""RMIA: whether a model favors an example more than it favors others.
 
 The target model's confidence in an example x is divided by p(x), what it would
 be whether or not x was a member; the score of x is the share of a population

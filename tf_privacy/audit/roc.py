@@ -129,7 +129,7 @@ def compute_roc(
         TypeError: If scores are not real numbers.
         ValueError: If they are empty, not vectors, or not finite.
     """
-    members, others = _check_both(member_scores, non_member_scores)
+    members, others = check_both(member_scores, non_member_scores)
     members, others = np.sort(members), np.sort(others)
     pooled = np.sort(np.concatenate([members, others]), kind="stable")
     is_last = np.append(pooled[1:] != pooled[:-1], True)
@@ -176,7 +176,7 @@ def estimate_auc(
     Source: DeLong, DeLong and Clarke-Pearson 1988, doi:10.2307/2531595.
     """
     confidence = binomial.check_confidence(confidence)
-    members, others = _check_both(member_scores, non_member_scores)
+    members, others = check_both(member_scores, non_member_scores)
     wins = _compute_share_below(members, others)
     losses = _compute_share_below(others, members)
     auc = float(np.mean(wins))
@@ -277,7 +277,15 @@ def make_sign_warnings(
     )
 
 
-def _check_both(member_scores, non_member_scores):
+def check_both(
+    member_scores: np.ndarray, non_member_scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns both score vectors as float64, once finite and not empty.
+
+    Args:
+        member_scores: `[M]`, unchecked.
+        non_member_scores: `[N]`, unchecked.
+    """
     return (
         scores_lib.check_scores("member_scores", member_scores, hint=_HIGHER),
         scores_lib.check_scores(

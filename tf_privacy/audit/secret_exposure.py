@@ -267,12 +267,19 @@ def _combine(certain: _Row, estimates: Sequence[_Row], *, keeps: bool) -> _Row:
         estimates: Of the same secret, one or more.
         keeps: Whether the certain row stays where it is no wider.
     """
-    everything = [certain, *estimates]
-    spent = sum(row.evaluations for row in everything)
+    spent = sum(row.evaluations for row in [certain, *estimates])
     certain = dataclasses.replace(certain, evaluations=spent)
-    lower = max(row.lower for row in everything)
-    upper = min(row.upper for row in everything)
-    best = min(estimates, key=lambda row: row.width)
+    within = [
+        dataclasses.replace(
+            row,
+            lower=max(row.lower, certain.lower),
+            upper=min(row.upper, certain.upper),
+        )
+        for row in estimates
+    ]
+    best = min(within, key=lambda row: row.width)
+    lower = max(row.lower for row in within)
+    upper = min(row.upper for row in within)
     # Limits that contradict each other: an estimate's failed, as it may.
     if lower > upper or (keeps and certain.width <= best.width):
         return certain

@@ -4,7 +4,7 @@
 Bits only grow along a secret. So when the cheapest secret found has no more
 bits than any prefix left open, no other secret can have fewer.
 
-Source: Carlini et al. 2019, arXiv:1802.08232, Section 5.
+Source: Carlini et al. 2019, arXiv:1802.08232.
 """
 
 import dataclasses
@@ -76,6 +76,8 @@ def search_secrets(
     tells them apart. Larger batches find the same, and look at a few more.
 
     Secrets that `space.accepts` refuses, or of probability 0, are not found.
+    Where no secret stands out, a budget may end before any is found;
+    `beam_search` gets to the end with few evaluations.
 
     Args:
         model: The model.

@@ -19,6 +19,8 @@ from tf_privacy.audit import threshold_epsilon
 _METHODS = ("one_run", "held_out", "fdp_one_run", "membership")
 _MEMBERSHIPS = ("fair_coins", "given")
 _RATES = (1e-3, 1e-2, 1e-1)
+# With fewer, the false positive rate itself is a matter of chance.
+_MIN_FALSE_POSITIVES = 10
 _TITLES = {
     "one_run": "Audit by guessing canaries of one training run",
     "held_out": "Audit by a threshold on independent trials",
@@ -184,7 +186,7 @@ def describe_attack(members, others, *, confidence: float) -> dict:
     curve = roc.compute_roc(members, others)
     rates = []
     for rate in _RATES:
-        if rate * len(others) < 1.0:
+        if rate * len(others) < _MIN_FALSE_POSITIVES:
             continue
         found = roc.estimate_true_positive_rate(
             members, others, false_positive_rate=rate, confidence=confidence

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What came out of real training steps, held against the mechanism claimed.
+
+Dirac canaries (each with a weight of its own, so that none disturbs another)
+make each coordinate an independent trial of the whole mechanism: one run of
+thousands of canaries tests the claimed curve as thousands of runs would.
+
+Source: canaries with gradients of their own coordinate: Nasr et al. 2023,
+arXiv:2302.07956; Andrew et al. 2023, arXiv:2302.03098.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from tf_privacy import _checks
+from tf_privacy import accounting
+from tf_privacy.audit import binomial
+from tf_privacy.audit import claim as claim_lib
+from tf_privacy.audit import claim_check
+from tf_privacy.audit import clipping_check
+from tf_privacy.audit import dirac_scores
+from tf_privacy.audit import lower_bounds
+from tf_privacy.audit import noise_check
+from tf_privacy.audit import report
+from tf_privacy.audit import verdict
+
+# The claimed curve, the noise and the clip share what may go wrong.
+_NUM_CHECKS = 3
+# On each side of 0. More are paid for by each of them.
+_NUM_THRESHOLDS = 12
+_TITLE = "Audit of the training step with canaries of their own weight"
+_ASSUMPTIONS = (
+    "A fair coin for each canary, drawn before training, decided whether it "
+    "was in the data.",
+    "What was recorded is all that each step released about a canary.",
+    "The steps in use are those audited: same optimizer, clip, noise, way of "
+    "sampling, replicas and versions.",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClaimedSteps:
+    """What training is said to have done.
+
+    Attributes:
+        noise_multiplier: Stddev of the noise on the sum over the clip; > 0.
+        sampling_probability: Chance that a canary joins a step; in (0, 1].
+        num_steps: Noisy steps; >= 1.
+    """
+
+    noise_multiplier: float
+    sampling_probability: float
+    num_steps: int
+
+    def __post_init__(self):
+        _checks.check_noise_multiplier(self.noise_multiplier)
+        _checks.check_sampling_probability(self.sampling_probability)
+        _checks.check_integer("num_steps", self.num_steps, at_least=1)
+
+    def make_claim(self) -> claim_lib.Claim:
+        """Returns the (epsilon, delta) curve that the accountant states."""
+        step = accounting.PoissonSampled(
+            accounting.Gaussian(self.noise_multiplier),
+            self.sampling_probability,
+        )
+        return claim_lib.make_claim(
+            [accounting.SelfComposed(step, self.num_steps)],
+            description=(
+                f"{self.num_steps} steps, noise multiplier "
+                f"{self.noise_multiplier:g}, sampling probability "
+                f"{self.sampling_probability:g}"
+            ),
+        )
+
+
+def make_pipeline_report(
+    observations: np.ndarray,
+    *,
+    is_member: np.ndarray,
+    steps: ClaimedSteps,
+    delta: float,
+    confidence: float = 0.95,
+    claim: claim_lib.Claim | None = None,
+) -> report.AuditReport:
+    """Returns whether steps released no more than was claimed.
+
+    Three checks, each wrong with probability at most (1 - confidence) / 3 if
+    all is as claimed: the likelihood ratios of members and non-members against
+    the whole claimed curve; the noise of the non-members, from both sides; the
+    largest contribution of the members, against the clip.
+
+    The claim is rejected if the first or the last check, or too little noise,
+    contradicts it. Noise that is too large, or of another kind, is a fault:
+    `assert_ok` raises for it too.
+
+    Args:
+        observations: `[T, M]` finite; what step t released about canary j over
+            the clip: 0 or 1 (and the noise) if all is right.
+        is_member: `[M]` bool; which canaries were in the data, some of each.
+        steps: What is said to have run.
+        delta: Probability in (0, 1), for the epsilons that are shown.
+        confidence: In (0, 1).
+        claim: What is claimed; None takes the accountant's curve for `steps`.
+
+    Raises:
+        ValueError: If an observation is not finite, or the arguments do not
+            fit one another.
+    """
+    confidence = binomial.check_confidence(confidence)
+    delta = _checks.check_delta(delta)
+    observations = dirac_scores.check_observations("observations", observations)
+    is_member = _check_members(is_member, observations.shape[1])
+    if len(observations) != steps.num_steps:
+        raise ValueError(
+            f"observations must have a row for each of {steps.num_steps} "
+            f"steps. Received: {len(observations)}."
+        )
+    claim = steps.make_claim() if claim is None else claim
+    each = 1.0 - (1.0 - confidence) / _NUM_CHECKS
+    noise = noise_check.estimate_noise(
+        observations[:, ~is_member],
+        noise_multiplier=steps.noise_multiplier,
+        confidence=each,
+    )
+    clip = clipping_check.estimate_clipping(
+        observations,
+        is_member=is_member,
+        # More noise than claimed is told apart from a larger contribution.
+        noise_multiplier=max(steps.noise_multiplier, noise.upper),
+        sampling_probability=steps.sampling_probability,
+        confidence=each,
+    )
+    return _join_checks(
+        _test_curve(observations, is_member, steps, claim, delta, each),
+        noise,
+        clip,
+        claim=claim,
+        delta=delta,
+        confidence=confidence,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _CurveTest:
+    """The likelihood ratios, and what they say about the claimed curve."""
+
+    members: np.ndarray
+    others: np.ndarray
+    result: claim_check.ClaimResult
+    epsilon_lower: float
+
+
+def _test_curve(observations, is_member, steps, claim, delta, confidence):
+    ratios = dirac_scores.compute_log_likelihood_ratios(
+        observations,
+        noise_multiplier=steps.noise_multiplier,
+        sampling_probability=steps.sampling_probability,
+    )
+    members, others = ratios[is_member], ratios[~is_member]
+    # Where the likelihood ratio is e^epsilon, that pair is tested best. They
+    # are known before the data are, so that looking at all is paid by a union.
+    epsilons = np.array(claim.epsilons)
+    epsilons = epsilons[:: max(1, len(epsilons) // _NUM_THRESHOLDS)]
+    thresholds = np.unique(np.concatenate([-epsilons, epsilons]))
+    settings = {"thresholds": thresholds, "confidence": confidence}
+    return _CurveTest(
+        members=members,
+        others=others,
+        result=claim_check.estimate_claim_violation(
+            members, others, claim=claim, **settings
+        ),
+        # The same bounds on the same rates: one event, no further correction.
+        epsilon_lower=claim_check.estimate_profile_epsilon(
+            members, others, delta=delta, **settings
+        ).epsilon_lower,
+    )
+
+
+def _join_checks(curve, noise, clip, *, claim, delta, confidence):
+    result = curve.result
+    less = noise.verdict is noise_check.NoiseVerdict.LESS_NOISE
+    faults = []
+    if not noise.passed:
+        faults.append(f"The noise: {noise.verdict.value}.")
+    if not clip.passed:
+        faults.append(
+            "The clip: a canary moved a sum by at least "
+            f"{lower_bounds.show_down(clip.sensitivity_lower)} times the "
+            "clip. Look for gradients that are not clipped one by one."
+        )
+    figures = [
+        (
+            "noise multiplier seen",
+            f"{noise.lower:.5g} to {noise.upper:.5g}, claimed "
+            f"{noise.noise_multiplier:g}",
+        ),
+        *((f"noise, {test.name}", _show_test(test)) for test in noise.tests),
+        (
+            "largest contribution over the clip",
+            f"at least {lower_bounds.show_down(clip.sensitivity_lower)}",
+        ),
+        ("claimed", str(claim)),
+        (
+            "closest to a contradiction",
+            f"claimed epsilon {result.epsilon:.4g} at delta "
+            f"{result.delta:.3g}, found at least {lower_bounds.show_down(result.epsilon_lower)}",
+        ),
+    ]
+    return report.AuditReport(
+        kind="pipeline",
+        title=_TITLE,
+        epsilon_lower=curve.epsilon_lower,
+        claimed_epsilon=claim.get_epsilon(delta),
+        claim_curve=(claim.epsilons, claim.deltas),
+        delta=delta,
+        confidence=confidence,
+        is_bound=True,
+        is_rejected=result.rejected or less or not clip.passed,
+        num_members=len(curve.members),
+        num_non_members=len(curve.others),
+        assumptions=_ASSUMPTIONS,
+        faults=tuple(faults),
+        warnings=(*result.warnings, *clip.warnings),
+        figures=tuple(figures),
+        **verdict.describe_attack(
+            curve.members, curve.others, confidence=confidence
+        ),
+    )
+
+
+def _show_test(test) -> str:
+    return (
+        f"{'FAILED' if test.failed else 'passed'}: {test.measures} "
+        f"{test.statistic:.4g}, p-value {test.p_value:.2g}"
+    )
+
+
+def _check_members(is_member, num_canaries: int) -> np.ndarray:
+    array = np.asarray(is_member)
+    good = array.dtype == bool and array.shape == (num_canaries,)
+    if not (good and 0 < array.sum() < num_canaries):
+        raise ValueError(
+            f"is_member must be {num_canaries} values of bool, some True and "
+            f"some False. Received: {array.dtype} of shape {array.shape}, "
+            f"{int(array.sum()) if good else 'unknown'} True. Draw a fair coin "
+            "for each canary."
+        )
+    return array
