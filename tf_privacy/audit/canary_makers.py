@@ -8,7 +8,6 @@ the plan. The odder a canary is, the more a model shows that it has seen it:
 wrong labels and noise find more than rows that look like the rest.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,12 +16,14 @@ from tf_privacy import _checks
 from tf_privacy.audit import array_structures
 from tf_privacy.audit import canaries
 from tf_privacy.audit import canary_format
+from tf_privacy.audit import canary_values
 from tf_privacy.audit import class_labels
 
 _PATTERNS = ("noise", "blocks", "dot")
-_STYLES = ("marginals", "outliers")
-# Blocks along each side of an image.
-_NUM_BLOCKS = 8
+_STYLES = {
+    "marginals": canary_values.draw_marginals,
+    "outliers": canary_values.draw_outliers,
+}
 
 
 def make_text_canaries(
@@ -185,7 +186,8 @@ def make_image_canaries(
     num_canaries = _check_count(num_canaries)
     pattern = _checks.check_choice("pattern", pattern, _PATTERNS)
     shape = tuple(_checks.check_integer("shape", s, at_least=1) for s in shape)
-    low, high = _check_range(low, high, np.dtype(dtype))
+    dtype = np.dtype(dtype)
+    low, high = canary_values.check_range(low, high, dtype=dtype)
     if (y is None) != (num_classes is None):
         raise ValueError(
             "num_classes must be given if and only if y is. Received: "
@@ -200,19 +202,21 @@ def make_image_canaries(
         labels = class_labels.encode_classes(
             classes, like=y, num_classes=num_classes
         )
-    levels = _draw_levels(pattern, (num_canaries, *shape), rng)
-    if np.dtype(dtype).kind in "iu":
-        # Each whole number from low to high is as likely as the others.
-        values = np.minimum(np.floor(low + levels * (high - low + 1)), high)
-    else:
-        values = low + levels * (high - low)
+    values = canary_values.draw_images(
+        (num_canaries, *shape),
+        pattern=pattern,
+        low=low,
+        high=high,
+        dtype=dtype,
+        rng=rng,
+    )
     return _make_plan(
         num_canaries,
         repetitions,
         coin_rng,
         kind="image",
         description=f"{pattern} from {low:g} to {high:g}, of shape {shape}",
-        values=values.astype(dtype),
+        values=values,
         labels=labels,
     )
 
@@ -254,13 +258,12 @@ def make_tabular_canaries(
     if not num_rows >= 1:
         raise ValueError("x must hold at least one row. Received: none.")
     rng, coin_rng = _make_rngs(seed)
-    draw = _draw_marginals if style == "marginals" else _draw_outliers
     labels = None
     if y is not None:
         rows = rng.integers(num_rows, size=num_canaries)
         labels = array_structures.take_rows(data["y"], rows)
-    leaves = array_structures.flatten(data["x"], name="x").items()
-    drawn = [draw(name, leaf, num_canaries, rng) for name, leaf in leaves]
+    leaves = array_structures.flatten(data["x"], name="x").values()
+    drawn = [_STYLES[style](num_canaries, leaf, rng=rng) for leaf in leaves]
     return _make_plan(
         num_canaries,
         repetitions,
@@ -419,79 +422,3 @@ def _make_rngs(seed: int | None) -> list[np.random.Generator]:
     if seed is not None:
         seed = _checks.check_integer("seed", seed, at_least=0)
     return np.random.default_rng(seed).spawn(2)
-
-
-def _check_range(low, high, dtype: np.dtype) -> tuple[float, float]:
-    low = _checks.check_real("low", low)
-    high = _checks.check_real("high", high, above=low)
-    if dtype.kind not in "iuf":
-        raise ValueError(
-            f"dtype must be a type of floats or integers. Received: {dtype}. "
-            'Images are "float32" or "uint8".'
-        )
-    with np.errstate(over="ignore", invalid="ignore"):
-        held = np.array([low, high]).astype(dtype)
-    whole = dtype.kind == "f" or np.array_equal(held, [low, high])
-    if not (np.all(np.isfinite(held)) and whole):
-        raise ValueError(
-            f"dtype must hold low and high. Received: {dtype} for {low:g} and "
-            f"{high:g}. Give the range of your images in their own type."
-        )
-    return low, high
-
-
-def _draw_levels(pattern: str, shape, rng: np.random.Generator) -> np.ndarray:
-    """Returns pixels of images `shape`, from 0 to 1."""
-    if pattern == "noise":
-        return rng.random(shape)
-    if pattern == "dot":
-        num_images, num_pixels = shape[0], math.prod(shape[1:])
-        pixels = rng.permutation(num_pixels)
-        images = np.arange(num_images)
-        levels = np.zeros((num_images, num_pixels))
-        levels[images, pixels[images % num_pixels]] = 1.0
-        return levels.reshape(shape)
-    if len(shape) < 3:
-        raise ValueError(
-            "shape must have height and width for blocks. Received: "
-            f'{shape[1:]}. Use pattern="noise".'
-        )
-    _, height, width, *rest = shape
-    grid = (shape[0], _NUM_BLOCKS, _NUM_BLOCKS, *rest)
-    blocks = rng.integers(2, size=grid).astype(np.float64)
-    rows = np.arange(height) * _NUM_BLOCKS // height
-    columns = np.arange(width) * _NUM_BLOCKS // width
-    return blocks[:, rows][:, :, columns]
-
-
-def _draw_marginals(name, array, num_canaries, rng) -> np.ndarray:
-    del name
-    flat = array.reshape(len(array), -1)
-    rows = rng.integers(len(flat), size=(num_canaries, flat.shape[1]))
-    drawn = np.take_along_axis(flat, rows, axis=0)
-    return drawn.reshape(num_canaries, *array.shape[1:])
-
-
-def _draw_outliers(name, array, num_canaries, rng) -> np.ndarray:
-    if array.dtype.kind != "f" or not np.all(np.isfinite(array)):
-        raise ValueError(
-            f"{name} must be finite floats to have outliers. Received: "
-            f'{array.dtype}. Use style="marginals", or fill in what is missing.'
-        )
-    flat = array.reshape(len(array), -1).astype(np.float64)
-    low, high = flat.min(axis=0), flat.max(axis=0)
-    spread = high - low
-    # A column of one value has no range; any other value is odd there.
-    spread = np.where(spread > 0.0, spread, np.maximum(np.abs(high), 1.0))
-    size = (num_canaries, flat.shape[1])
-    beyond = spread * rng.uniform(1.0, 2.0, size=size)
-    is_high = rng.integers(2, size=size).astype(bool)
-    drawn = np.where(is_high, high + beyond, low - beyond)
-    with np.errstate(over="ignore"):
-        drawn = drawn.astype(array.dtype)
-    if not np.all(np.isfinite(drawn)):
-        raise ValueError(
-            f"{name} must leave room for outliers. Received: numbers up to "
-            f"{np.max(np.abs(flat)):g} in {array.dtype}. Scale the columns."
-        )
-    return drawn.reshape(num_canaries, *array.shape[1:])

@@ -154,6 +154,10 @@ def estimate_auc(
 ) -> Interval:
     """Returns the area under the ROC curve with DeLong's interval, no bound.
 
+    It is the normal interval of log(AUC / (1 - AUC)). On the AUC's own scale it
+    would be too short near 1: of 50 members and 50 non-members at an AUC of
+    0.98, lower limits meant to fail in 0.25% of cases fail in 9%.
+
     The interval is right for many scores of independent examples. Examples of
     one trained model are not quite independent, and its confidence does not
     cover the choice of the model. Where all examples have the same share of
@@ -186,7 +190,10 @@ def estimate_auc(
     )
     if variance > 0.0:
         reach = -special.ndtri(0.5 - 0.5 * confidence) * math.sqrt(variance)
-        lower, upper = max(0.0, auc - reach), min(1.0, auc + reach)
+        reach /= auc * (1.0 - auc)
+        middle = special.logit(auc)
+        lower = float(special.expit(middle - reach))
+        upper = float(special.expit(middle + reach))
     else:
         pairs = min(members.size, others.size)
         lower, _ = _compute_interval(math.floor(auc * pairs), pairs, confidence)
