@@ -180,7 +180,7 @@ def train(name: str, *, codes, documents, tests, epochs: int, private: bool):
         private=private,
     )
     space = FORMAT.to_secret_space(encode)
-    secrets = audit.encode_secrets(codes.x, space=space, encode=encode)
+    secrets = audit.encode_secrets(codes.values, space=space, encode=encode)
     language_model = audit.make_language_model(model, outputs="logits")
 
     def measure(_, epoch):
@@ -189,7 +189,7 @@ def train(name: str, *, codes, documents, tests, epochs: int, private: bool):
             space,
             secrets=secrets,
             max_evaluations=_EVALUATIONS,
-            names=codes.x,
+            names=codes.values,
         )
         shown = " ".join(f"{e:5.1f}" for e in report.exposures)
         print(f"{name}, epoch {epoch + 1}: exposures {shown} bits")
@@ -228,7 +228,9 @@ def extract(run: Run, codes) -> str:
     )
     digits = "".join(ALPHABET[token] for token in found.secrets[0])
     secret = FORMAT.template.split("{")[0] + digits
-    verdict = "a code of the training text" if secret in codes.x else "no code"
+    verdict = (
+        "a code of the training text" if secret in codes.values else "no code"
+    )
     return (
         f"{run.name}: the likeliest is {secret!r}, {verdict} "
         f"({found.bits[0]:.1f} bits, {found.evaluations} evaluations, "
@@ -282,7 +284,7 @@ def main(argv):
         epochs, num_train, num_test = 2, 300, 100
     rng = np.random.default_rng(_SEED.value)
     repetitions = [int(count) for count in _REPETITIONS.value]
-    codes = audit.make_text_canaries(
+    codes = audit.make_exposure_canaries(
         FORMAT, repetitions=repetitions, seed=_SEED.value
     )
     pieces = load_documents(_TEXT_FILE.value, rng)
@@ -292,7 +294,7 @@ def main(argv):
             f"{_LENGTH} characters. Received: {len(pieces)}."
         )
     tests, documents = pieces[:num_test], pieces[num_test:][:num_train]
-    documents = codes.insert(documents, rng=rng)
+    documents = codes.insert_into_documents(documents, rng=rng)
     settings = {"codes": codes, "documents": documents, "tests": tests}
     runs = [
         train(name, epochs=epochs, private=private, **settings)

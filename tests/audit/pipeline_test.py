@@ -13,7 +13,7 @@ import pytest
 import tf_privacy
 from tf_privacy import accounting
 from tf_privacy.audit import claim as claim_lib
-from tf_privacy.audit import keras_model
+from tf_privacy.audit import keras_pipeline
 from tf_privacy.audit import pipeline
 from tf_privacy.audit import report as report_lib
 from tf_privacy.clipping import styles
@@ -36,7 +36,7 @@ def make_private(model, loss, **settings):
 
 def audit(make=make_private, **settings):
     settings = {"num_canaries": 1000, "num_steps": 60} | settings
-    return keras_model.audit_pipeline(
+    return keras_pipeline.audit_pipeline(
         make,
         noise_multiplier=NOISE,
         l2_norm_clip=CLIP,

@@ -287,8 +287,8 @@ def make_mislabeled_canaries(
     """Returns rows of your data with a wrong label, in or out by a fair coin.
 
     Rows are drawn without repeats, wrong labels uniform over the other classes.
-    `insert` takes those rows out of the data, in or out: if the true ones
-    stayed, the model would know them either way.
+    `insert` takes those rows out of the data whatever the coins are, so that
+    the coin alone decides whether the model sees anything of the row.
 
     Args:
         x: Nested tuples and dicts of arrays `[N, ...]`.

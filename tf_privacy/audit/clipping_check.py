@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is one example's contribution to real steps as small as the clip says?
+"""Check that one example contributes to real steps no more than the clip says.
 
 Coordinates of canaries that were in the data hold a contribution and noise. If
 the claim is true a contribution is at most one clip, in the steps that include

@@ -108,6 +108,10 @@ class ExposureReport:
             "evaluations": self.evaluations,
         }
 
+    def to_scalars(self) -> dict[str, float]:
+        """Returns the exposures as `exposure_<row>`, for logs."""
+        return {f"exposure_{i}": e for i, e in enumerate(self.exposures)}
+
     def to_frame(self):
         """Returns the table as a `pandas.DataFrame`, one row a secret."""
         return tables.make_frame(self.columns())

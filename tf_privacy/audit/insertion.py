@@ -298,7 +298,10 @@ def _cast_numbers(rows: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
     if rows.dtype.kind == "f" and dtype.kind in "fV":
         finite = np.isfinite(cast.astype(np.float64))
         return cast if np.array_equal(finite, np.isfinite(rows)) else None
-    return cast if np.array_equal(cast, rows) else None
+    # Both ways: a comparison of large integers with floats rounds them.
+    kept = np.array_equal(cast, rows)
+    kept = kept and np.array_equal(cast.astype(rows.dtype), rows)
+    return cast if kept else None
 
 
 def _fit_to_spec(name: str, rows: np.ndarray, spec) -> np.ndarray:

@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the audit speaks to Keras: scores of a model, and steps that ran."""
+"""Scores of a Keras model's examples, canaries and texts."""
 
+import dataclasses
+import functools
 import importlib
-import importlib.util
 from collections.abc import Callable
 
 import keras
 import numpy as np
 
 from tf_privacy import _checks
+from tf_privacy.audit import canaries as canaries_lib
 from tf_privacy.audit import claim as claim_lib
+from tf_privacy.audit import critical_samples
 from tf_privacy.audit import language_model
-from tf_privacy.audit import pipeline
+from tf_privacy.audit import membership
+from tf_privacy.audit import membership_scores
 from tf_privacy.audit import report
 from tf_privacy.audit import scores as scores_lib
-
-# What makes a Dirac canary's gradient exceed any clip that is in use.
-_GRADIENT_OVER_CLIP = 100.0
+from tf_privacy.audit import slices as slices_lib
+from tf_privacy.audit import verdict
 
 
 def _load_backend(name: str):
@@ -129,292 +132,263 @@ def compute_losses(
     )
 
 
-def _check_tensorboard() -> None:
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ImportError(
-            "log_dir needs TensorBoard. Received: no such package. Run pip "
-            "install tensorboard."
-        )
-
-
 def _take_rows(x, rows):
     return keras.tree.map_structure(lambda array: array[rows], x)
 
 
-class AuditCallback(keras.callbacks.Callback):
-    """Audits the model while it trains, every few epochs.
+def audit_canaries(
+    model: keras.Model,
+    canaries: canaries_lib.Canaries,
+    *,
+    delta: float,
+    claimed_epsilon: float | None = None,
+    claim: claim_lib.Claim | None = None,
+    score: Callable | None = None,
+    loss=None,
+    confidence: float = 0.95,
+    method: str = "one_run",
+) -> report.AuditReport:
+    """Returns whether a model gives away which canaries it was trained on.
 
-    What `audit` returns is kept in `history`, as numbers also in the epoch's
-    logs (so that `History`, `CSVLogger` and callbacks after this one see them,
-    as `audit_<name>`) and, with `log_dir`, in TensorBoard.
-
-    Looking at the model costs no privacy budget where the model is private:
-    it is post-processing. What is printed about members of a model that is not
-    private tells about them.
+    A canary's score is minus its loss. The coins of the plan are fair and were
+    drawn before training, so that the result of "one_run" is a bound.
 
     Args:
-        audit: Called with the model and the epoch's number; returns a mapping
-            of names to numbers, or an object whose `to_scalars()` does.
-        every: Epochs between two audits; >= 1. The last epoch of `fit` is
-            audited in any case.
-        log_dir: Folder of TensorBoard's files; None writes none.
+        model: Any Keras model, trained on what `canaries.insert` returned.
+        canaries: The plan, with its coins.
+        delta: Probability in [0, 1) of the claim and of the bound.
+        claimed_epsilon: Nats, for a group as large as a canary is repeated;
+            None takes that of `claim`, or tests no claim.
+        claim: The whole claimed curve, for the same group; or None.
+        score: Maps the model and `canaries.values` to `[M]` scores, higher for
+            members, for what has no labels or no loss; None takes the loss.
+        loss: A Keras loss or its name; None takes that of `compile`.
+        confidence: In (0, 1).
+        method: As in `audit`.
 
     Raises:
-        ValueError: If `every` is no whole number >= 1.
-        TypeError: If `audit` cannot be called.
-        ImportError: If `log_dir` is given and TensorBoard is not installed.
+        ValueError: If an argument is out of range, there are no coins, or a
+            score is not finite.
     """
-
-    def __init__(
-        self,
-        audit: Callable,
-        *,
-        every: int = 1,
-        log_dir: str | None = None,
-    ):
-        super().__init__()
-        if not callable(audit):
-            raise TypeError(
-                "audit must be a function of the model and the epoch. "
-                f"Received: {audit!r}."
-            )
-        self._audit = audit
-        self._every = _checks.check_integer("every", every, at_least=1)
-        self._board = None
-        if log_dir is not None:
-            _check_tensorboard()
-            self._board = keras.callbacks.TensorBoard(
-                str(log_dir), write_graph=False
-            )
-        self._last = None
-        self.history = []
-
-    def set_model(self, model):
-        """Takes the model that is trained.
-
-        Args:
-            model: Any Keras model.
-        """
-        super().set_model(model)
-        if self._board is not None:
-            self._board.set_model(model)
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Audits if it is this epoch's turn.
-
-        Args:
-            epoch: From 0.
-            logs: The epoch's figures, to which the audit's are added.
-        """
-        is_last = epoch + 1 == self.params.get("epochs")
-        if (epoch + 1) % self._every and not is_last:
-            return
-        result = self._audit(self.model, epoch)
-        self.history.append((epoch, result))
-        scalars = result
-        if hasattr(result, "to_scalars"):
-            scalars = result.to_scalars()
-        named = {f"audit_{k}": float(v) for k, v in dict(scalars).items()}
-        if logs is not None:
-            logs.update(named)
-        if self._board is not None:
-            self._board.on_epoch_end(epoch, dict(named))
-
-    def on_train_end(self, logs=None):
-        """Closes TensorBoard's files.
-
-        Args:
-            logs: Not used.
-        """
-        if self._board is not None:
-            self._board.on_train_end(logs)
-
-
-class _StepRecorder(keras.callbacks.Callback):
-    """Keeps what each step added to the canaries' coordinates."""
-
-    def __init__(self, num_canaries: int):
-        super().__init__()
-        self._num_canaries = num_canaries
-        self.steps = []
-
-    def _read(self):
-        (weights,) = self.model.trainable_variables
-        return keras.ops.convert_to_numpy(weights)[: self._num_canaries, 0]
-
-    def on_train_begin(self, logs=None):
-        self._before = self._read().astype(np.float64)
-
-    def on_train_batch_end(self, batch, logs=None):
-        after = self._read().astype(np.float64)
-        rate = _get_plain_rate(self.model.optimizer)
-        self.steps.append((after - self._before) / rate)
-        self._before = after
-
-
-def _get_plain_rate(optimizer) -> float:
-    """Returns the learning rate of plain SGD, inside of a wrapper or not."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if not isinstance(inner, keras.optimizers.SGD) or (
-        inner.momentum or inner.weight_decay or inner.use_ema
-    ):
+    if not canaries.has_coins:
         raise ValueError(
-            "make_private must compile with plain SGD inside of the DP "
-            "optimizer, without momentum and weight decay. Received: "
-            f"{type(inner).__name__}. What is audited is the noised sum, which "
-            "any inner optimizer gets; plain SGD shows it as it is."
+            "canaries must have coins to be audited. Received: a plan in which "
+            "all are members. Measure their exposure, or make canaries with "
+            "coins."
         )
-    return float(keras.ops.convert_to_numpy(inner.learning_rate))
-
-
-def _linear_loss(y_true, y_pred):
-    return keras.ops.mean(y_true * y_pred, axis=-1)
-
-
-def _make_dirac_model(num_canaries: int) -> keras.Model:
-    """Returns a model in which each canary owns one weight, and all share one.
-
-    The last row of the table takes the canaries that are out: they are in the
-    data as rows that touch no canary's weight.
-    """
-    return keras.Sequential(
-        [
-            keras.Input((1,), dtype="int32"),
-            keras.layers.Embedding(
-                num_canaries + 1, 1, embeddings_initializer="zeros"
-            ),
-            keras.layers.Reshape((1,)),
-        ]
+    if score is not None:
+        scores = score(model, canaries.values)
+    else:
+        scores = membership_scores.compute_loss_scores(
+            compute_losses(model, canaries.values, canaries.labels, loss=loss)
+        )
+    members, others = canaries.split_scores(scores)
+    found = verdict.audit(
+        members,
+        others,
+        delta=delta,
+        claimed_epsilon=claimed_epsilon,
+        claim=claim,
+        method=method,
+        membership="fair_coins",
+        confidence=confidence,
+    )
+    if canaries.max_repetitions == 1:
+        return found
+    return dataclasses.replace(
+        found,
+        warnings=(
+            *found.warnings,
+            f"Canaries were put in up to {canaries.max_repetitions} times. "
+            "The claim must be for groups of that size: see "
+            "accounting.compute_group_epsilon.",
+        ),
     )
 
 
-def record_dirac_steps(
-    make_private: Callable,
-    *,
-    is_member: np.ndarray,
-    l2_norm_clip: float,
-    expected_batch_size: float,
-    num_steps: int,
-) -> np.ndarray:
-    """Returns what each step of real training released about each canary.
+_SCORES = {
+    "logit": membership_scores.compute_logit_scores,
+    "confidence": membership_scores.compute_confidence_scores,
+    "modified_entropy": membership_scores.compute_modified_entropy_scores,
+}
 
-    Canary j has a gradient along one weight that no other canary touches, and
-    one hundred times the clip long. With a correct step
-        result[t, j] = included[t, j] * is_member[j] + N(0, noise_multiplier^2)
+
+def audit_membership(
+    model: keras.Model,
+    members: tuple,
+    non_members: tuple,
+    *,
+    outputs: str,
+    attack: str = "logit",
+    confidence: float = 0.95,
+    false_positive_rate: float = 0.01,
+    num_loss_groups: int = 4,
+    batch_size: int = 256,
+) -> membership.MembershipResult:
+    """Returns how well a classifier's members are told from other examples.
+
+    Slices by class, by loss and by whether the model is right are looked at
+    too, and the worst are named. An estimate, not a bound: see
+    `audit_canaries` for that.
 
     Args:
-        make_private: Called with a Keras model and a loss; returns the model,
-            private, compiled with that loss and with plain SGD inside of the
-            DP optimizer under audit.
-        is_member: `[M]` bool; which canaries are in the training data.
-        l2_norm_clip: The clip that the optimizer is said to have.
-        expected_batch_size: Given to `fit`; in (0, M]. Canaries join a batch
-            with probability expected_batch_size / M.
-        num_steps: Steps to take; >= 1.
+        model: A Keras classifier of one output.
+        members: (x, y) with `[M]` integer labels; from the training data.
+        non_members: (x, y), `[N]`; from the same source, not trained on.
+        outputs: What the model returns, "logits" or "probabilities".
+        attack: "logit", "confidence" or "modified_entropy".
+        confidence: Of the intervals; in (0, 1).
+        false_positive_rate: At which slices are compared; in (0, 1).
+        num_loss_groups: Slices by loss; >= 2.
+        batch_size: Rows in one call; >= 1.
+
+    Raises:
+        ValueError: If an argument is out of range, or the model's outputs are
+            no class scores or not finite.
+    """
+    attack = _checks.check_choice("attack", attack, tuple(_SCORES))
+    score = functools.partial(_SCORES[attack], outputs=outputs)
+    scores, losses, groups = [], [], []
+    for x, y in (members, non_members):
+        labels = np.asarray(y).reshape(-1)
+        predicted = model.predict(x, batch_size=batch_size, verbose=0)
+        scores.append(score(predicted, labels=labels))
+        losses.append(
+            -membership_scores.compute_logit_scores(
+                predicted, labels=labels, outputs=outputs
+            )
+        )
+        guessed = _get_classes(predicted, outputs)
+        correct = slices_lib.make_correctness_groups(guessed, labels)
+        groups.append({"class": labels, "prediction": correct})
+    by_loss = slices_lib.make_loss_groups(*losses, num_groups=num_loss_groups)
+    for grouping, labels in zip(groups, by_loss, strict=True):
+        grouping["loss"] = labels
+    return membership.estimate_membership(
+        *scores,
+        attack=attack,
+        confidence=confidence,
+        slices=slices_lib.estimate_slices(
+            *scores,
+            member_groups=groups[0],
+            non_member_groups=groups[1],
+            confidence=confidence,
+            false_positive_rate=false_positive_rate,
+        ),
+    )
+
+
+def _get_classes(predicted, outputs: str) -> np.ndarray:
+    if predicted.ndim == 2 and predicted.shape[1] > 1:
+        return np.argmax(predicted, axis=1)
+    middle = 0.0 if outputs == "logits" else 0.5
+    return (predicted.reshape(-1) > middle).astype(int)
+
+
+def find_critical_samples(
+    model: keras.Model,
+    x,
+    *,
+    outputs: str,
+    radius: float,
+    rng: np.random.Generator | None = None,
+    num_iterations: int = 10,
+    step_size: float | None = None,
+    noise_size: float | None = None,
+    lower=None,
+    upper=None,
+    batch_size: int = 256,
+    confidence: float = 0.95,
+) -> critical_samples.CriticalSampleResult:
+    """Returns which examples have another prediction close by.
+
+    Args:
+        model: A Keras classifier of one float input.
+        x: `[N, ...]` floats; held-out data.
+        outputs: What the model returns, "logits" or "probabilities".
+        radius: Of the box around each example, in units of x; > 0.
+        rng: Draws the noise; None takes fresh entropy.
+        num_iterations: The most updates of an example; >= 1.
+        step_size: In units of x; > 0. None is 5/6 of the radius.
+        noise_size: Standard deviation in units of x; >= 0. None is 2/3 of the
+            radius.
+        lower, upper: Least and largest valid entries of x, numbers or arrays
+            that broadcast to one example; None for no limit.
+        batch_size: The most rows in one call; >= 1.
+        confidence: Of the ratio's interval; in (0, 1).
+
+    Raises:
+        ValueError: If an argument is out of range, or the model's outputs are
+            no class scores or not finite.
+    """
+    backend = _load_backend("")
+    return critical_samples.search_critical_samples(
+        x,
+        predict=functools.partial(
+            backend.compute_class_scores, model, outputs=outputs
+        ),
+        input_gradient=functools.partial(
+            backend.compute_input_gradient, model, outputs=outputs
+        ),
+        radius=radius,
+        rng=np.random.default_rng() if rng is None else rng,
+        num_iterations=num_iterations,
+        step_size=step_size,
+        noise_size=noise_size,
+        lower=lower,
+        upper=upper,
+        batch_size=batch_size,
+        confidence=confidence,
+    )
+
+
+def compute_loss_sensitivities(
+    model: keras.Model,
+    x,
+    y,
+    *,
+    loss: Callable,
+    learning_rate: float,
+    num_steps: int,
+    batch_size: int,
+    rng: np.random.Generator | None = None,
+    loss_weights=None,
+) -> np.ndarray:
+    """Returns how much training on each example moves the loss of all.
+
+        result[k, n] = mean over t = 1..num_steps of the L1 norm of
+            d L[k, t] / d x[n],  L[k, t] = sum_m loss_weights[k, m] loss_t(m)
+
+    through every step of plain SGD that x[n] took part in.
+
+    Args:
+        model: A built Keras model of one output; its weights do not change.
+        x: `[N, ...]` floats.
+        y: `[N, ...]` labels.
+        loss: A Keras loss.
+        learning_rate: > 0.
+        num_steps: Updates; >= 1. The cost grows with its square.
+        batch_size: Examples in an update, at most N.
+        rng: Shuffles; None takes fresh entropy.
+        loss_weights: `[N]` or `[K, N]` finite; None is the mean, 1 / N each.
 
     Returns:
-        `[num_steps, M]` float64, in units of the clip.
+        `[N]` float64 >= 0, or `[K, N]` with K rows of loss_weights.
 
     Raises:
-        ValueError: If an argument is out of range, the model is not compiled
-            with plain SGD, or other steps ran than were asked for.
+        ValueError: If an argument is out of range, or the model has layers
+            whose derivative of a derivative is not available.
+
+    Source: Arpit et al. 2017, arXiv:1706.05394.
     """
-    is_member = np.asarray(is_member, dtype=bool)
-    num_canaries = len(is_member)
-    l2_norm_clip = _checks.check_l2_norm_clip(l2_norm_clip)
-    _checks.check_real(
-        "expected_batch_size",
-        expected_batch_size,
-        above=0.0,
-        at_most=num_canaries,
-        hint="It is the sampling probability times the number of canaries.",
-    )
-    num_steps = _checks.check_integer("num_steps", num_steps, at_least=1)
-    model = make_private(_make_dirac_model(num_canaries), _linear_loss)
-    _get_plain_rate(model.optimizer)
-    owner = np.where(is_member, np.arange(num_canaries), num_canaries)
-    pull = np.full((num_canaries, 1), -_GRADIENT_OVER_CLIP * l2_norm_clip)
-    recorder = _StepRecorder(num_canaries)
-    model.fit(
-        owner.astype(np.int32)[:, None],
-        pull.astype(np.float32),
-        batch_size=expected_batch_size,
-        epochs=1,
-        steps_per_epoch=num_steps,
-        callbacks=[recorder],
-        verbose=0,
-    )
-    if len(recorder.steps) != num_steps:
-        raise ValueError(
-            f"make_private must give a model that takes {num_steps} steps, one "
-            f"at a time. Received: {len(recorder.steps)} that could be seen. "
-            "Compile with steps_per_execution=1 and without a budget."
-        )
-    return np.stack(recorder.steps) * (expected_batch_size / l2_norm_clip)
-
-
-def audit_pipeline(
-    make_private: Callable,
-    *,
-    noise_multiplier: float,
-    l2_norm_clip: float,
-    delta: float,
-    num_canaries: int = 2000,
-    expected_batch_size: float = 100.0,
-    num_steps: int = 100,
-    confidence: float = 0.95,
-    claim: claim_lib.Claim | None = None,
-    seed: int | None = None,
-) -> report.AuditReport:
-    """Returns whether real training steps keep what is claimed for them.
-
-    It trains `num_canaries` canaries, each with a weight of its own, for
-    `num_steps` steps: a few seconds on a CPU. See `make_pipeline_report` for
-    what is checked, `record_dirac_steps` for the canaries.
-
-    Run it on the machines, with the strategy and the versions that will train.
-
-    Args:
-        make_private: Called with a Keras model and a loss; returns the model,
-            private, compiled with that loss and with plain SGD inside of the
-            DP optimizer under audit.
-        noise_multiplier: What the optimizer is said to have; > 0.
-        l2_norm_clip: What the optimizer is said to have; gradient units.
-        delta: Probability in (0, 1), for the epsilons that are shown.
-        num_canaries: M >= 2; more see smaller errors.
-        expected_batch_size: Given to `fit`; in (0, M].
-        num_steps: Steps to take; >= 1.
-        confidence: In (0, 1).
-        claim: What is claimed for these steps; None takes the accountant's
-            curve.
-        seed: Of the coins that put canaries in; None takes fresh entropy. The
-            noise is the optimizer's own.
-
-    Raises:
-        ValueError: If an argument is out of range, or the model cannot be
-            audited.
-    """
-    num_canaries = _checks.check_integer(
-        "num_canaries", num_canaries, at_least=2
-    )
-    steps = pipeline.ClaimedSteps(
-        noise_multiplier=noise_multiplier,
-        sampling_probability=expected_batch_size / num_canaries,
+    return _load_backend("_unrolled").compute_loss_sensitivities(
+        model,
+        x,
+        y,
+        loss=loss,
+        learning_rate=learning_rate,
         num_steps=num_steps,
-    )
-    is_member = np.random.default_rng(seed).random(num_canaries) < 0.5
-    observations = record_dirac_steps(
-        make_private,
-        is_member=is_member,
-        l2_norm_clip=l2_norm_clip,
-        expected_batch_size=expected_batch_size,
-        num_steps=num_steps,
-    )
-    return pipeline.make_pipeline_report(
-        observations,
-        is_member=is_member,
-        steps=steps,
-        delta=delta,
-        confidence=confidence,
-        claim=claim,
+        batch_size=batch_size,
+        rng=np.random.default_rng() if rng is None else rng,
+        loss_weights=loss_weights,
     )

@@ -82,6 +82,10 @@ class MembershipResult:
         cells = map(list, zip(*rows, strict=True))
         return dict(zip(names, cells, strict=True))
 
+    def to_scalars(self) -> dict[str, float]:
+        """Returns `auc` and `advantage`, for logs."""
+        return {"auc": self.auc.value, "advantage": self.advantage}
+
     def to_frame(self):
         """Returns `columns` as a `pandas.DataFrame`; see `slices` for more."""
         return tables.make_frame(self.columns)

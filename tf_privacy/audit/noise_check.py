@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is the noise that came out of real steps the noise that was claimed?
+"""Check that the noise that came out of real steps is the claimed noise.
 
 Coordinates of canaries that were not in the data hold nothing but noise. If the
 claim is true they are independent draws of N(0, noise_multiplier^2), in units

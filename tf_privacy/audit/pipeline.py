@@ -204,7 +204,8 @@ def _join_checks(curve, noise, clip, *, claim, delta, confidence):
         (
             "closest to a contradiction",
             f"claimed epsilon {result.epsilon:.4g} at delta "
-            f"{result.delta:.3g}, found at least {lower_bounds.show_down(result.epsilon_lower)}",
+            f"{result.delta:.3g}, found at least "
+            f"{lower_bounds.show_down(result.epsilon_lower)}",
         ),
     ]
     return report.AuditReport(

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether training fits noise: data without a pattern, and how well it did.
 
-A sanity check before any private data are touched: nothing is to be learned
-about labels drawn at random except by memorizing examples one by one, which is
-what differential privacy forbids. A model that fits them was trained with too
-loose privacy parameters.
+A sanity check before any private data are touched: labels drawn at random can
+be learned only by memorizing examples one by one, up to a few percent that are
+common to many, such as which label is the most frequent. Training that learns
+them has privacy parameters that are too loose, or none.
 """
 
 import dataclasses
@@ -126,21 +126,18 @@ class RandomFit:
 
     @property
     def fits_noise(self) -> bool:
-        """Whether random labels were fitted, beyond what luck explains."""
+        """Whether random labels were fitted more than luck explains."""
         return self.excess_lower > 0.0
 
     def __str__(self) -> str:
-        verdict = (
-            "random labels are fitted: training memorizes, and privacy "
-            "parameters, if any, are too loose"
-            if self.fits_noise
-            else "no sign that random labels are fitted"
-        )
+        verdict = "more" if self.fits_noise else "no more"
         return (
-            f"accuracy {self.random_accuracy:.1%} on random labels (chance "
-            f"{self.chance:.1%}, {self.confidence:.0%} interval of the excess "
-            f"[{self.excess_lower:+.1%}, {self.excess_upper:+.1%}]), "
-            f"{self.real_accuracy:.1%} on real ones: {verdict}"
+            f"accuracy {self.random_accuracy:.1%} on random labels, "
+            f"{self.relative_fit:.0%} of the way from chance to all, and "
+            f"{self.real_accuracy:.1%} on real ones; {self.confidence:.0%} "
+            f"interval of the excess over chance [{self.excess_lower:+.1%}, "
+            f"{self.excess_upper:+.1%}]: random labels are fitted {verdict} "
+            "than luck explains"
         )
 
 

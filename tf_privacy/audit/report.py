@@ -153,6 +153,11 @@ class AuditReport:
             false_positive_rates, epsilons=epsilons, deltas=deltas
         )
 
+    def to_scalars(self) -> dict[str, float]:
+        """Returns `epsilon_lower` and `auc` where there are, for logs."""
+        found = {"epsilon_lower": self.epsilon_lower, "auc": self.auc}
+        return {k: value for k, value in found.items() if value is not None}
+
     def to_frame(self):
         """Returns the figures as a `pandas.DataFrame`, one a row.
 

@@ -2,8 +2,9 @@
 """Gradients of Keras models with respect to their inputs, in TensorFlow.
 
 Models have one input of floats. They are left as they are: neither weights nor
-random state change. Graphs are traced once for each model and kept as long as
-it lives; weights are read anew in each call, layers added later are not seen.
+random state change. A graph is traced once for each model and shape, any number
+of rows, and kept as long as the model lives; weights are read anew in each
+call, layers added later are not seen.
 """
 
 import weakref
@@ -107,31 +108,32 @@ def compute_loss_input_gradient(model, x, y, *, loss: Callable) -> np.ndarray:
     """
     x, y = check_inputs(x, y)
     loss = check_loss(loss)
-    found = _graphs.setdefault(model, {})
-    if loss not in found:
-        found[loss] = _make_loss_gradient(weakref.ref(model), loss)
-    return found[loss](x, y).numpy()
+    specs = [make_spec(x), make_spec(y)]
+    found, key = _graphs.setdefault(model, {}), (loss, *specs)
+    if key not in found:
+        found[key] = _trace_loss_gradient(weakref.ref(model), loss, specs)
+    return found[key](x, y).numpy()
 
 
 def _class_graphs(model, x, outputs):
     """Returns the graphs of scores and of gradients, and how many classes."""
     _checks.check_choice("outputs", outputs, _OUTPUTS)
-    found = _graphs.setdefault(model, {})
-    if outputs not in found:
+    found, key = _graphs.setdefault(model, {}), (outputs, make_spec(x))
+    if key not in found:
         shape = model.compute_output_shape(tuple(x.shape))
         if not (isinstance(shape, tuple) and len(shape) == 2 and shape[1]):
             raise ValueError(
                 "model must return one row of class scores, [B, C], for each "
                 f"row of x. Received: {shape!r} for {tuple(x.shape)}."
             )
-        found[outputs] = (
-            *_make_class_graphs(weakref.ref(model), outputs),
+        found[key] = (
+            *_trace_class_graphs(weakref.ref(model), *key),
             max(shape[1], 2),
         )
-    return found[outputs]
+    return found[key]
 
 
-def _make_class_graphs(model, outputs):
+def _trace_class_graphs(model, outputs, spec):
     """Returns functions of x, and of x and classes; `model` is weak."""
 
     def score(x):
@@ -151,10 +153,8 @@ def _make_class_graphs(model, outputs):
             log_odds, x, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
 
-    return [
-        tf.function(f, autograph=False, reduce_retracing=True)
-        for f in (score, differentiate)
-    ]
+    classes = tf.TensorSpec([None], tf.int32)
+    return trace(score, spec), trace(differentiate, spec, classes)
 
 
 def _as_logits(values, outputs):
@@ -181,8 +181,7 @@ def _as_logits(values, outputs):
     return values
 
 
-def _make_loss_gradient(model, loss):
-    @tf.function(autograph=False, reduce_retracing=True)
+def _trace_loss_gradient(model, loss, specs):
     def differentiate(x, y):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(x)
@@ -191,7 +190,26 @@ def _make_loss_gradient(model, loss):
             losses, x, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
 
-    return differentiate
+    return trace(differentiate, *specs)
+
+
+def trace(function: Callable, *specs):
+    """Returns `function` as one graph.
+
+    Args:
+        function: Of tensors, or lists of tensors.
+        *specs: `tf.TensorSpec`, or lists of them, for each argument.
+    """
+    return tf.function(function, autograph=False).get_concrete_function(*specs)
+
+
+def make_spec(tensor) -> tf.TensorSpec:
+    """Returns the type and shape of a tensor, with any number of rows.
+
+    Args:
+        tensor: `[B, ...]`.
+    """
+    return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
 
 
 def compute_row_losses(loss, y, outputs):

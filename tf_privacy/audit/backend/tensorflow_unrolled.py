@@ -5,6 +5,7 @@ A step of training is a function from one state to the next, through
 `stateless_call`: the model stays as it is, at its first weights.
 """
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -150,14 +151,24 @@ class _Training:
         )
         self._batches = batches
         self._num_weights = len(model.trainable_variables)
-        self._step, self._step_gradient, self._loss_gradient = [
-            tf.function(function, autograph=False, reduce_retracing=True)
-            for function in (
-                self._compute_step,
-                self._compute_step_gradient,
-                self._compute_loss_gradient,
-            )
+        self._specs = [
+            [tf.TensorSpec(v.shape, v.dtype) for v in self._get_first_state()],
+            input_gradients.make_spec(self._x),
+            input_gradients.make_spec(self._y),
         ]
+        self._step = input_gradients.trace(self._compute_step, *self._specs)
+        self._loss_gradient = input_gradients.trace(
+            self._compute_loss_gradient,
+            *self._specs,
+            tf.TensorSpec([None], tf.float64),
+        )
+
+    @functools.cached_property
+    def _step_gradient(self):
+        # Not every operation has a second derivative: traced if it is needed.
+        return input_gradients.trace(
+            self._compute_step_gradient, *self._specs, _floats(self._specs[0])
+        )
 
     def check_derivatives(self):
         """Refuses a step whose second derivatives are wrong.
@@ -166,9 +177,7 @@ class _Training:
         of steps would have to. `tf.nn.moments` stops one that is zero, whose
         derivative is not.
         """
-        graph = self._step.get_concrete_function(
-            self._get_first_state(), *self._take(0)
-        ).graph.as_graph_def()
+        graph = self._step.graph.as_graph_def()
         for part in (graph.node, *(f.node_def for f in graph.library.function)):
             for node in part:
                 if node.op == "StopGradient":

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Keras callback that audits the model while it trains."""
+
+import importlib.util
+from collections.abc import Callable
+
+import keras
+
+from tf_privacy import _checks
+
+
+class AuditCallback(keras.callbacks.Callback):
+    """Audits the model while it trains, every few epochs.
+
+    What `audit` returns is kept in `history`, as numbers also in the epoch's
+    logs (so that `History`, `CSVLogger` and callbacks after this one see them,
+    as `audit_<name>`) and, with `log_dir`, in TensorBoard.
+
+    Looking at the model costs no privacy budget where the model is private:
+    it is post-processing. What is printed about members of a model that is not
+    private tells about them.
+
+    Args:
+        audit: Called with the model and the epoch's number; returns a mapping
+            of names to numbers, or an object whose `to_scalars()` does.
+        every: Epochs between two audits; >= 1. The last epoch of `fit` is
+            audited in any case.
+        log_dir: Folder of TensorBoard's files; None writes none.
+
+    Raises:
+        ValueError: If `every` is no whole number >= 1.
+        TypeError: If `audit` cannot be called.
+        ImportError: If `log_dir` is given and TensorBoard is not installed.
+    """
+
+    def __init__(
+        self,
+        audit: Callable,
+        *,
+        every: int = 1,
+        log_dir: str | None = None,
+    ):
+        super().__init__()
+        if not callable(audit):
+            raise TypeError(
+                "audit must be a function of the model and the epoch. "
+                f"Received: {audit!r}."
+            )
+        self._audit = audit
+        self._every = _checks.check_integer("every", every, at_least=1)
+        self._board = None
+        if log_dir is not None:
+            _check_tensorboard()
+            self._board = keras.callbacks.TensorBoard(
+                str(log_dir), write_graph=False
+            )
+        self._last = None
+        self.history = []
+
+    def set_model(self, model):
+        """Takes the model that is trained.
+
+        Args:
+            model: Any Keras model.
+        """
+        super().set_model(model)
+        if self._board is not None:
+            self._board.set_model(model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Audits if it is this epoch's turn.
+
+        Args:
+            epoch: From 0.
+            logs: The epoch's figures, to which the audit's are added.
+        """
+        is_last = epoch + 1 == self.params.get("epochs")
+        if (epoch + 1) % self._every and not is_last:
+            return
+        result = self._audit(self.model, epoch)
+        self.history.append((epoch, result))
+        scalars = result
+        if hasattr(result, "to_scalars"):
+            scalars = result.to_scalars()
+        named = {f"audit_{k}": float(v) for k, v in dict(scalars).items()}
+        if logs is not None:
+            logs.update(named)
+        if self._board is not None:
+            self._board.on_epoch_end(epoch, dict(named))
+
+    def on_train_end(self, logs=None):
+        """Closes TensorBoard's files.
+
+        Args:
+            logs: Not used.
+        """
+        if self._board is not None:
+            self._board.on_train_end(logs)
+
+
+def _check_tensorboard() -> None:
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ImportError(
+            "log_dir needs TensorBoard. Received: no such package. Run pip "
+            "install tensorboard."
+        )
