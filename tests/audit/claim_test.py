@@ -126,6 +126,7 @@ def test_a_pair_that_another_implies_changes_nothing():
     assert claim.get_epsilon(0.3) == 0.5
     assert claim.get_epsilon(0.1) == 0.5
     assert claim.get_epsilon(0.01) == 2.0
+    assert make((0.5, 1.0), (0.1, 0.3)).get_epsilon(0.2) == 0.5
 
 
 def test_one_pair_alone():

@@ -121,6 +121,11 @@ def test_shape_is_never_stricter_than_kolmogorov_smirnov_at_a_size(seed):
     assert p_value >= max(test.pvalue for test in tests)
 
 
+def test_risk_of_the_interval_is_part_of_the_p_value():
+    _, p_value = noise_statistics.compute_shape(np.ones((40, 40)), risk=1e-3)
+    assert 1e-3 <= p_value < 1.01e-3
+
+
 def test_largest_is_the_t_test_of_the_largest():
     noise = draw()
     noise[2, 3] = 6.0
@@ -219,8 +224,17 @@ def test_repetitions_are_counted():
     assert count == 3
     # The mean number is (0 + 1 + ... + 5) p, spread over six coins.
     chance = 1e-5 / math.sqrt(2 * math.pi) * 15 / 6
-    assert p_value == pytest.approx(20 * chance**3, rel=1e-3)
+    assert p_value == pytest.approx(20 * chance**3, rel=1e-3, abs=0)
     assert noise_statistics.compute_repetitions(draw(), spacing=1e-5) == (0, 1)
+
+
+def test_as_many_repetitions_as_expected_prove_nothing():
+    # A half is expected, and the bound on the tail begins one above that.
+    spacing = 0.5 * math.sqrt(2 * math.pi)
+    found = noise_statistics.compute_repetitions(
+        np.ones((1, 2)), spacing=spacing
+    )
+    assert found == (1, 1)
 
 
 def test_a_matrix_of_zeros_has_no_share_of_anything():

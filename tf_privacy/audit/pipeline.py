@@ -189,7 +189,30 @@ def _join_checks(curve, noise, clip, *, claim, delta, confidence):
             f"{lower_bounds.show_down(clip.sensitivity_lower)} times the "
             "clip. Look for gradients that are not clipped one by one."
         )
-    figures = [
+    return report.AuditReport(
+        kind="pipeline",
+        title=_TITLE,
+        epsilon_lower=curve.epsilon_lower,
+        claimed_epsilon=claim.get_epsilon(delta),
+        claim_curve=(claim.epsilons, claim.deltas),
+        delta=delta,
+        confidence=confidence,
+        is_bound=True,
+        is_rejected=result.rejected or less or not clip.passed,
+        num_members=len(curve.members),
+        num_non_members=len(curve.others),
+        assumptions=_ASSUMPTIONS,
+        faults=tuple(faults),
+        warnings=(*result.warnings, *clip.warnings),
+        figures=_list_figures(result, noise, clip, claim),
+        **verdict.describe_attack(
+            curve.members, curve.others, confidence=confidence
+        ),
+    )
+
+
+def _list_figures(result, noise, clip, claim) -> tuple[tuple[str, str], ...]:
+    return (
         (
             "noise multiplier seen",
             f"{noise.lower:.5g} to {noise.upper:.5g}, claimed "
@@ -206,26 +229,6 @@ def _join_checks(curve, noise, clip, *, claim, delta, confidence):
             f"claimed epsilon {result.epsilon:.4g} at delta "
             f"{result.delta:.3g}, found at least "
             f"{lower_bounds.show_down(result.epsilon_lower)}",
-        ),
-    ]
-    return report.AuditReport(
-        kind="pipeline",
-        title=_TITLE,
-        epsilon_lower=curve.epsilon_lower,
-        claimed_epsilon=claim.get_epsilon(delta),
-        claim_curve=(claim.epsilons, claim.deltas),
-        delta=delta,
-        confidence=confidence,
-        is_bound=True,
-        is_rejected=result.rejected or less or not clip.passed,
-        num_members=len(curve.members),
-        num_non_members=len(curve.others),
-        assumptions=_ASSUMPTIONS,
-        faults=tuple(faults),
-        warnings=(*result.warnings, *clip.warnings),
-        figures=tuple(figures),
-        **verdict.describe_attack(
-            curve.members, curve.others, confidence=confidence
         ),
     )
 

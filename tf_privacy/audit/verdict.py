@@ -82,15 +82,7 @@ def audit(
     members = scores_lib.check_scores("member_scores", member_scores)
     others = scores_lib.check_scores("non_member_scores", non_member_scores)
     delta = lower_bounds.check_delta(delta)
-    if claim is not None and claimed_epsilon is None:
-        claimed_epsilon = claim.get_epsilon(delta)
-    if claimed_epsilon is not None:
-        claimed_epsilon = _checks.check_real(
-            "claimed_epsilon",
-            claimed_epsilon,
-            at_least=0.0,
-            hint="Pass None to test no claim.",
-        )
+    claimed_epsilon = _get_claimed_epsilon(claimed_epsilon, claim, delta)
     result = _estimate_epsilon(
         members,
         others,
@@ -117,6 +109,17 @@ def audit(
         num_members=len(members),
         num_non_members=len(others),
         **fields,
+    )
+
+
+def _get_claimed_epsilon(claimed_epsilon, claim, delta) -> float | None:
+    if claimed_epsilon is None:
+        return None if claim is None else claim.get_epsilon(delta)
+    return _checks.check_real(
+        "claimed_epsilon",
+        claimed_epsilon,
+        at_least=0.0,
+        hint="Pass None to test no claim.",
     )
 
 
