@@ -17,6 +17,11 @@ COINS = np.array([True, False, True, True, False])
 COPIES = np.array([1, 5, 3, 2, 1])
 
 
+@pytest.fixture(scope="module")
+def tf():
+    return pytest.importorskip("tensorflow")
+
+
 def make_rng(seed=0):
     return np.random.default_rng(seed)
 
@@ -104,8 +109,7 @@ def test_texts_go_into_documents_and_into_a_text():
         assert text.count(value) == wanted.get(value, 0)
 
 
-def test_canaries_go_into_a_dataset():
-    tf = pytest.importorskip("tensorflow")
+def test_canaries_go_into_a_dataset(tf):
     x = np.arange(30)
     dataset = tf.data.Dataset.from_tensor_slices(
         ({"a": x.astype(np.float32), "b": (x,)}, x[:, None])
@@ -147,8 +151,7 @@ def test_source_rows_go_out_whatever_the_coins_are():
             assert not found.size
 
 
-def test_other_data_than_that_of_the_source_rows_is_refused():
-    tf = pytest.importorskip("tensorflow")
+def test_other_data_than_that_of_the_source_rows_is_refused(tf):
     x, y = np.arange(20.0), np.arange(20) % 2
     plan = canary_makers.make_mislabeled_canaries(
         x, y, num_canaries=10, num_classes=2
@@ -191,7 +194,7 @@ def test_a_plan_cannot_be_changed():
 
 def test_neither_coins_nor_secrets_are_shown():
     plan = make_texts()
-    shown = f"{plan} {plan!r} {plan:>5}"
+    shown = f"{plan} {plan!r}"
     assert "my pin is {digit:6}" in shown and "fair coins" in shown
     assert not any(value in shown for value in plan.values)
     assert "rue" not in shown and str(plan.num_members) not in shown
@@ -310,6 +313,8 @@ def test_secrets_must_be_those_of_the_numbers():
         ({"labels": [1, 2, 3, 4, 5]}, TypeError, "labels must be an array"),
         ({"values": COPIES.astype(object)}, TypeError, "values must be arrays"),
         ({"values": ()}, ValueError, "values must hold an array"),
+        ({"has_coins": 1}, TypeError, "has_coins must be of type bool"),
+        ({"kind": None}, TypeError, "kind must be of type str"),
         ({"has_coins": False}, ValueError, "is_member must be True for all"),
         ({"source_rows": [1, 2, 3, 3, 4]}, ValueError, "source_rows must be d"),
         ({"source_rows": [-1, 2, 3, 5, 4]}, ValueError, "source_rows must be"),

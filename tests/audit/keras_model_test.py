@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of what the audit asks a Keras model."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 
+from tf_privacy.audit import canary_makers
 from tf_privacy.audit import keras_model
+from tf_privacy.audit import report as report_lib
 
 RNG = np.random.default_rng(11)
 X = RNG.normal(size=(23, 4)).astype(np.float32)
@@ -136,3 +140,134 @@ def test_bidirectional_model_is_refused():
     model.set_weights([10 * w for w in model.get_weights()])
     with pytest.raises(ValueError, match="model must be causal"):
         keras_model.make_language_model(model, outputs="logits")
+
+
+@functools.cache
+def train_on_noise(epochs, repetitions=1):
+    """A model that learns random labels by heart, canaries among them."""
+    plan = make_plan(repetitions=repetitions)
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(60, 4)).astype(np.float32)
+    y = rng.integers(0, 3, 60)
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(256, activation="relu"),
+            keras.layers.Dense(256, activation="relu"),
+            keras.layers.Dense(3),
+        ]
+    )
+    model.compile(
+        optimizer=keras.optimizers.Adam(0.01),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    x, y = plan.insert(x, y, rng=rng)
+    model.fit(x, y, epochs=epochs, batch_size=64, verbose=0)
+    return model, plan
+
+
+def make_plan(**settings):
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=(240, 4)).astype(np.float32)
+    return canary_makers.make_custom_canaries(
+        values, rng.integers(0, 3, 240), seed=4, **settings
+    )
+
+
+def test_canaries_learnt_by_heart_contradict_a_small_claim():
+    model, plan = train_on_noise(80)
+    report = keras_model.audit_canaries(
+        model, plan, delta=1e-5, claimed_epsilon=0.5
+    )
+    assert report.is_bound
+    assert report.verdict is report_lib.Verdict.CLAIM_REJECTED
+    assert report.num_members == plan.num_members
+    fresh = keras_model.audit_canaries(
+        *train_on_noise(0), delta=1e-5, claimed_epsilon=0.5
+    )
+    assert fresh.verdict is report_lib.Verdict.CLAIM_NOT_REJECTED
+
+
+def test_canaries_are_scored_by_a_function_of_ones_own():
+    plan = make_plan()
+    seen = []
+
+    def score(model, values):
+        seen.append((model, values))
+        return np.where(plan.is_member, 1.0, 0.0) + 1e-3 * np.arange(240)
+
+    report = keras_model.audit_canaries("model", plan, delta=1e-5, score=score)
+    assert report.auc == 1.0
+    assert seen == [("model", plan.values)]
+
+
+def test_repeated_canaries_need_the_claim_of_a_group():
+    report = keras_model.audit_canaries(*train_on_noise(0, 3), delta=1e-5)
+    assert any("up to 3 times" in text for text in report.warnings)
+
+
+def test_canaries_without_coins_are_refused():
+    plan = canary_makers.make_exposure_canaries("code {digit:4}", seed=0)
+    with pytest.raises(ValueError, match="canaries must have coins"):
+        keras_model.audit_canaries(None, plan, delta=1e-5)
+
+
+@pytest.mark.parametrize("attack", ["logit", "confidence", "modified_entropy"])
+def test_membership_of_what_was_learnt_by_heart(attack):
+    model, plan = train_on_noise(80)
+    rows = np.flatnonzero(plan.is_member), np.flatnonzero(~plan.is_member)
+    members, others = (
+        (np.asarray(plan.values)[r], np.asarray(plan.labels)[r]) for r in rows
+    )
+    result = keras_model.audit_membership(
+        model, members, others, outputs="logits", attack=attack
+    )
+    assert result.auc.lower > 0.7
+    assert not result.is_bound
+    groupings = {each.grouping for each in result.slices.slices}
+    assert groupings == {"class", "prediction", "loss"}
+
+
+def test_critical_samples_of_a_line():
+    model = keras.Sequential(
+        [keras.Input((1,)), keras.layers.Dense(2, use_bias=False)]
+    )
+    model.set_weights([np.array([[1.0, -1.0]], np.float32)])
+    x = np.array([[-1.0], [-0.25], [0.2], [0.7]], np.float32)
+    found = keras_model.find_critical_samples(
+        model, x, outputs="logits", radius=0.3, rng=np.random.default_rng(0)
+    )
+    np.testing.assert_array_equal(found.is_critical, [False, True, True, False])
+
+
+def test_loss_sensitivities_are_zero_for_inputs_without_weight():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.set_weights([np.array([[1.0], [0.0], [0.0]]), np.zeros(1)])
+    x = np.zeros((4, 3), np.float32)
+    x[:, 0] = [0.0, 1.0, 2.0, 3.0]
+    y = x[:, :1].copy()
+    # All residuals are 0: nothing is learnt, no example moves the loss.
+    got = keras_model.compute_loss_sensitivities(
+        model,
+        x,
+        y,
+        loss=keras.losses.MeanSquaredError(),
+        learning_rate=0.01,
+        num_steps=2,
+        batch_size=2,
+        rng=np.random.default_rng(0),
+    )
+    np.testing.assert_array_equal(got, np.zeros(4))
+    y[3] += 1.0
+    got = keras_model.compute_loss_sensitivities(
+        model,
+        x,
+        y,
+        loss=keras.losses.MeanSquaredError(),
+        learning_rate=0.01,
+        num_steps=2,
+        batch_size=2,
+        rng=np.random.default_rng(0),
+    )
+    assert got.argmax() == 3

@@ -34,8 +34,9 @@ class Canaries:
     every audit. All arrays are copied and cannot be written to. Use the `make_`
     functions of `canary_makers` to get one.
 
-    An epsilon that is claimed for one example covers one copy of a canary; for
-    one that goes in r times it must be claimed for groups of r.
+    The neighbors of an audit differ by one canary, with all its copies, added
+    or removed. An epsilon that is claimed for one example covers one copy; for
+    a canary that goes in r times it must be claimed for groups of r.
 
     Attributes:
         kind: What sort of canary, one word.
@@ -102,6 +103,14 @@ class Canaries:
         self._check_secrets()
 
     def _check_membership(self) -> None:
+        words = {"kind": str, "description": str, "has_coins": bool}
+        for name, wanted in words.items():
+            value = getattr(self, name)
+            if not isinstance(value, wanted):
+                raise TypeError(
+                    f"{name} must be of type {wanted.__name__}. Received: "
+                    f"{value!r}."
+                )
         if not (self.has_coins or np.all(self.is_member)):
             raise ValueError(
                 "is_member must be True for all canaries without coins. "

@@ -321,7 +321,8 @@ def _parse(template, known) -> list[tuple[str, str]]:
         if name not in known:
             raise ValueError(
                 "template must name known alphabets: "
-                f"{', '.join(known)}. Received: {name!r}. Pass alphabets="
+                f"{', '.join(known)}. Received: {name!r}. Give others as "
+                "alphabets."
             )
         if conversion or (count and not _COUNT.fullmatch(count)):
             raise ValueError(
