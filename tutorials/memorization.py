@@ -30,7 +30,6 @@ from tf_privacy.audit import critical_samples
 from tf_privacy.audit import memorization
 from tf_privacy.audit import random_fit
 from tf_privacy.audit.backend import tensorflow as input_gradients
-from tf_privacy.audit.backend import tensorflow_unrolled
 
 _DATASET = flags.DEFINE_enum(
     "dataset", "digits", datasets.NAMES, "See datasets.py; 1400 images of it."
@@ -293,32 +292,6 @@ def compute_accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean(np.argmax(logits, axis=1) == y))
 
 
-def compute_training_gini(
-    variant: Variant, num_classes: int, num_steps: int
-) -> float:
-    """Returns how unevenly examples matter to the training of a small network.
-
-    Args:
-        variant: The data.
-        num_classes: How many logits.
-        num_steps: Updates by SGD.
-    """
-    keras.utils.set_random_seed(_SEED)
-    sensitivities = tensorflow_unrolled.compute_loss_sensitivities(
-        make_model(
-            variant.x.shape[1:], hidden_units=16, num_classes=num_classes
-        ),
-        variant.x,
-        variant.y,
-        loss=_LOSS,
-        learning_rate=0.5,
-        num_steps=num_steps,
-        batch_size=_BATCH_SIZE,
-        rng=np.random.default_rng(_SEED),
-    )
-    return memorization.compute_gini(sensitivities)
-
-
 def print_row(row: Row, fit: random_fit.RandomFit | None) -> None:
     """Prints a line of the table.
 
@@ -395,11 +368,11 @@ def main(argv):
         load_figures()
     data = datasets.load_images(_DATASET.value)
     num_classes = data.num_classes
-    epochs, num_steps = _EPOCHS.value, 50
+    epochs = _EPOCHS.value
     data = data.take(_NUM_TRAIN, _NUM_VALIDATION)
     if _SMOKE.value:
         data = data.take(256, 128)
-        epochs, num_steps = 2, 3
+        epochs = 2
     num_examples = len(data.x_train)
     if not 0 < _DELTA.value < 1 / num_examples:
         raise app.UsageError(
@@ -448,10 +421,6 @@ def main(argv):
     epsilon = math.ceil(1000 * statement.epsilon) / 1000
     print(f"epsilon of each DP-SGD: {epsilon} at delta {statement.delta:g}")
 
-    print("Gini of each example's effect on the training of a small network:")
-    for variant in variants:
-        gini = compute_training_gini(variant, num_classes, num_steps)
-        print(f"  {variant.name:<22}  {gini:.3f}")
     if _PLOT_PATH.value:
         draw(_PLOT_PATH.value, list(rows.values()), 1 / num_classes)
 

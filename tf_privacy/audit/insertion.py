@@ -202,7 +202,6 @@ def insert_elements(dataset, *, values, labels=None, rng: np.random.Generator):
     merged = dataset.choose_from_datasets(
         [dataset, additions],
         dataset.from_tensor_slices(choices),
-        stop_on_empty_dataset=False,
     )
     # The caller's own TensorFlow: without it there was no dataset to give.
     tensorflow = sys.modules[type(dataset).__module__.partition(".")[0]]

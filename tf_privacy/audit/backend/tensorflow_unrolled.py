@@ -39,6 +39,9 @@ def compute_loss_sensitivities(
     are measured in inference mode. Batch, layer and group normalization are
     refused: TensorFlow's derivative of their derivative is wrong.
 
+    A learning rate at which training is unstable lets them grow exponentially
+    with the steps: they then say more about that than about the examples.
+
     Training runs once; its num_steps + 1 states are kept. Then each step t is
     followed backwards, num_steps^2 / 2 steps for each k, in the memory of one
     batch and one gradient of x.
