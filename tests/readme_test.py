@@ -7,7 +7,11 @@ import pathlib
 import re
 import subprocess
 
+import keras
+import numpy as np
 import pytest
+
+import tf_privacy
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CI_RUN = ROOT / ".ci" / "run"
@@ -79,3 +83,39 @@ def test_calculator_commands_answer(capsys):
         )
         assert module.main([name, *arguments]) == 0
         assert "epsilon" in capsys.readouterr().out
+
+
+def test_audit_examples_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = [b for b in read_blocks("python") if "audit." in b]
+    assert len(blocks) == 4
+    rng = np.random.default_rng(0)
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(10)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss)
+    names = {
+        "tf_privacy": tf_privacy,
+        "model": model,
+        "x": rng.normal(size=(1500, 4)).astype(np.float32),
+        "y": rng.integers(0, 10, 1500),
+    }
+    exec(blocks[0], names)
+    exec(blocks[1], names)
+    assert "CLAIM NOT REJECTED" in capsys.readouterr().out
+    assert (tmp_path / "report.html").exists()
+    names["documents"] = ["one text", "another"]
+    exec(blocks[2], names)
+    assert len(names["documents"]) == 2 + 1 + 4 + 16
+    alphabet = " abcdefghijklmnopqrstuvwxyz0123456789"
+    names["encode"] = lambda text: [alphabet.index(c) for c in text]
+    names["model"] = keras.Sequential(
+        [
+            keras.Input((None,), dtype="int32"),
+            layers.Embedding(len(alphabet), 4),
+            layers.GRU(8, return_sequences=True),
+            layers.Dense(len(alphabet)),
+        ]
+    )
+    exec(blocks[3].replace("100_000", "100"), names)
+    assert "Exposure in bits" in capsys.readouterr().out

@@ -53,7 +53,7 @@ _SMOKE = flags.DEFINE_bool(
 
 _TRAININGS = ("SGD", "SGD, dropout", "DP-SGD")
 # Names of variants that the plot compares.
-_DRAWN = ("real", "random labels")
+_DRAWN = ("real labels", "random labels")
 _SEED = 0
 _NUM_TRAIN = 1000
 _NUM_VALIDATION = 400
@@ -119,8 +119,8 @@ def make_variants(
     """
     variants = []
     for name, fraction in (
-        ("real", 0.0),
-        ("half the labels random", 0.5),
+        ("real labels", 0.0),
+        ("half random labels", 0.5),
         ("random labels", 1.0),
     ):
         y, is_random = random_fit.randomize_labels(
@@ -149,23 +149,18 @@ def make_variants(
 
 
 def make_model(
-    shape: tuple[int, ...],
-    *,
-    hidden_units: int,
-    num_classes: int,
-    dropout: float = 0.0,
+    shape: tuple[int, ...], *, num_classes: int, dropout: float
 ) -> keras.Model:
     """Returns a network of two hidden layers, which can memorize.
 
     Args:
         shape: Of one image.
-        hidden_units: In each hidden layer.
         num_classes: How many logits.
         dropout: Share of hidden units to leave out in training; 0 for none.
     """
     hidden = []
     for _ in range(2):
-        hidden.append(layers.Dense(hidden_units, activation="relu"))
+        hidden.append(layers.Dense(_HIDDEN_UNITS, activation="relu"))
         if dropout:
             hidden.append(layers.Dropout(dropout))
     return keras.Sequential(
@@ -193,7 +188,6 @@ def make_training(
     keras.utils.set_random_seed(_SEED)
     model = make_model(
         shape,
-        hidden_units=_HIDDEN_UNITS,
         num_classes=num_classes,
         dropout=_DROPOUT if "dropout" in name else 0.0,
     )
@@ -240,7 +234,12 @@ def train(model: keras.Model, variant: Variant, epochs: int) -> list[float]:
 
 
 def measure(
-    model: keras.Model, variant: Variant, y_validation: np.ndarray, **names
+    model: keras.Model,
+    variant: Variant,
+    *,
+    y_validation: np.ndarray,
+    training: str,
+    accuracies: list[float],
 ) -> Row:
     """Returns what a trained model has learned of its data.
 
@@ -248,7 +247,8 @@ def measure(
         model: Trained; gives logits.
         variant: What it was trained on.
         y_validation: `[M]`; true labels.
-        **names: The other fields of the row.
+        training: Its name.
+        accuracies: From `train`.
     """
     lower, upper = variant.limits
     critical = critical_samples.search_critical_samples(
@@ -270,13 +270,15 @@ def measure(
         model, variant.x, variant.y, loss=_LOSS
     )
     return Row(
+        data=variant.name,
+        training=training,
+        accuracies=accuracies,
         train_accuracy=compute_accuracy(model, variant.x, variant.y),
         validation_accuracy=compute_accuracy(
             model, variant.x_validation, y_validation
         ),
         critical=critical.ratio,
         gini=memorization.compute_gini(np.abs(slopes).sum(axis=(1, 2, 3))),
-        **names,
     )
 
 
@@ -306,7 +308,7 @@ def print_row(row: Row, fit: random_fit.RandomFit | None) -> None:
             f"{fit.excess_upper:+.1%}]"
         )
     print(
-        f"{row.data:<22}  {row.training:<12}  {row.train_accuracy:>5.3f}  "
+        f"{row.data:<20}  {row.training:<12}  {row.train_accuracy:>5.3f}  "
         f"{row.validation_accuracy:>10.3f}  {row.critical:>8.3f}  "
         f"{row.gini:>5.3f}  {fitted}"
     )
@@ -338,16 +340,17 @@ def draw(path: str, rows: list[Row], chance: float) -> None:
             axes.plot(
                 np.arange(1, len(row.accuracies) + 1),
                 row.accuracies,
-                "--" if row.data == "real" else "-",
+                "--" if row.data == "real labels" else "-",
                 color=f"C{_TRAININGS.index(row.training)}",
                 label=f"{row.training}: {row.data}",
             )
     axes.axhline(chance, color="gray", linestyle=":", label="guessing")
     axes.set_ylim(0.0, 1.02)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("accuracy on the training data")
+    axes.set_ylabel("accuracy on training examples")
     axes.set_title(
-        f"What random labels show (DP-SGD: epsilon = {_TARGET_EPSILON.value:g})"
+        f"Random labels are learned by heart (DP-SGD: epsilon = "
+        f"{_TARGET_EPSILON.value:g})"
     )
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper")
@@ -384,7 +387,7 @@ def main(argv):
         variants = [v for v in variants if v.name in _DRAWN]
 
     print(
-        f"{'data':<22}  {'training':<12}  train  validation  critical   Gini  "
+        f"{'data':<20}  {'training':<12}  train  validation  critical   Gini  "
         "random labels fitted over chance"
     )
     rows = {}
@@ -400,8 +403,7 @@ def main(argv):
             row = measure(
                 model,
                 variant,
-                data.y_test,
-                data=variant.name,
+                y_validation=data.y_test,
                 training=name,
                 accuracies=train(model, variant, epochs),
             )
@@ -409,7 +411,7 @@ def main(argv):
             fit = None
             if variant.is_random.any():
                 fit = random_fit.estimate_random_fit(
-                    real_accuracies=rows["real", name].accuracies,
+                    real_accuracies=rows["real labels", name].accuracies,
                     random_accuracies=row.accuracies,
                     num_random_examples=int(variant.is_random.sum()),
                     num_classes=num_classes,

@@ -264,10 +264,10 @@ def plot(runs: list[Run], repetitions: list[int], path: pathlib.Path) -> None:
         loss.plot(epochs, run.losses, color="gray", linestyle="--")
         best = int(np.argmin(run.losses))
         loss.plot(epochs[best], run.losses[best], "v", color="gray")
-        loss.set(ylabel="test loss, bits a character (dashed; v: least)")
         loss.set_ylim(1.5, 5.0)
     axes[0].set_ylabel("exposure, bits")
-    axes[0].legend(loc="lower right")
+    axes[-1].legend(loc="lower right", bbox_to_anchor=(1.0, 0.16))
+    loss.set_ylabel("test loss, bits a character (dashed, its least: v)")
     figure.savefig(path, dpi=120)
 
 

@@ -52,6 +52,19 @@ def test_dots_are_single_and_in_places_of_their_own():
     assert sorted(places[:20]) == sorted(places[20:]) == list(range(20))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("share", [1.0, 0.1, 1e-3])
+def test_noise_is_finite_and_in_range_whatever_the_range_is(dtype, share):
+    # high - low overflows where each of them does not.
+    most = float(np.finfo(dtype).max) * share
+    for low, high in ((-most, most), (0.99 * most, most), (-0.1, most)):
+        images = draw((50, 6, 6), "noise", low, high, dtype)
+        assert np.all(np.isfinite(images))
+        assert images.min() >= np.array(low).astype(dtype)
+        assert images.max() <= np.array(high).astype(dtype)
+        assert len(np.unique(images)) > 5
+
+
 @pytest.mark.parametrize("shape", [(300, 16, 24, 2), (300, 5, 30), (3, 8, 8)])
 def test_blocks_are_of_one_value_each(shape):
     images = draw(shape, "blocks", -1.0, 1.0)
@@ -133,6 +146,7 @@ def test_outliers_need_finite_floats(table):
 
 
 def test_outliers_need_room():
-    table = np.array([-6e4, 6e4], dtype=np.float16)
-    with pytest.raises(ValueError, match="x must leave room for outliers"):
-        canary_values.draw_outliers(2, table, rng=make_rng())
+    for most, dtype in ((6e4, np.float16), (1.5e308, np.float64)):
+        table = np.array([-most, most], dtype=dtype)
+        with pytest.raises(ValueError, match="x must leave room for outliers"):
+            canary_values.draw_outliers(2, table, rng=make_rng())

@@ -3,8 +3,10 @@
 
 import io
 import json
+import lzma
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,19 +16,25 @@ from tf_privacy.audit import array_structures
 from tf_privacy.audit import canary_format
 
 _HEADER = "header"
+_NAMES = "arrays"
 # Fields that hold structures of arrays, or texts.
 _STRUCTURES = ("values", "labels")
 _ARRAYS = ("is_member", "repetitions", "source_rows")
 _WORDS = ("kind", "description", "has_coins")
-# What numpy, zipfile and json raise on bytes that are not what they look like.
+# What numpy, zipfile and json raise on bytes that are not what they look like;
+# OSError is bz2's, for the file has been read by then.
 _DAMAGED = (
     ValueError,
     TypeError,
     KeyError,
+    AttributeError,
     RuntimeError,
     EOFError,
+    OSError,
     StopIteration,
     zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
 )
 
 
@@ -55,6 +63,8 @@ def write(path: str | os.PathLike, *, fields: Mapping[str, Any]) -> None:
         elif texts:
             header["texts"] = fields[name]
     arrays = {name: a for name, a in arrays.items() if a is not None}
+    # An array that is lost, source_rows say, must not read as one never there.
+    header[_NAMES] = list(arrays)
     text = json.dumps(header).encode("ascii")
     arrays[_HEADER] = np.frombuffer(text, dtype=np.uint8)
     content = io.BytesIO()
@@ -87,6 +97,11 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def _unpack(header: dict, arrays: dict) -> dict[str, Any]:
+    if header[_NAMES] != list(arrays):
+        raise ValueError(
+            f"path must hold the arrays {header[_NAMES]}. Received: "
+            f"{list(arrays)}. Take a whole copy."
+        )
     fields = {name: header[name] for name in _WORDS}
     fields |= {name: arrays.get(name) for name in _ARRAYS}
     for name in _STRUCTURES:

@@ -70,7 +70,9 @@ def draw_images(
         )
     if pattern == "noise":
         drawn = rng.random(shape, dtype=np.result_type(dtype, np.float32))
-        return (low + drawn * (high - low)).astype(dtype)
+        # Not low + drawn * (high - low): the difference may overflow.
+        mixed = low * (1 - drawn) + high * drawn
+        return np.clip(mixed, low, high).astype(dtype)
     is_bright = _draw_dots if pattern == "dot" else _draw_blocks
     bright, dark = np.array([high, low]).astype(dtype)
     return np.where(is_bright(shape, rng), bright, dark)
@@ -125,14 +127,14 @@ def draw_outliers(
         )
     flat = array.reshape(len(array), -1).astype(np.float64)
     low, high = flat.min(axis=0), flat.max(axis=0)
-    spread = high - low
-    # A column of one value has no range; any other value is odd there.
-    spread = np.where(spread > 0.0, spread, np.maximum(np.abs(high), 1.0))
     size = (num_rows, flat.shape[1])
-    beyond = spread * rng.uniform(1.0, 2.0, size=size)
     is_high = rng.integers(2, size=size).astype(bool)
-    drawn = np.where(is_high, high + beyond, low - beyond)
     with np.errstate(over="ignore"):
+        spread = high - low
+        # A column of one value has no range; any other value is odd there.
+        spread = np.where(spread > 0.0, spread, np.maximum(np.abs(high), 1.0))
+        beyond = spread * rng.uniform(1.0, 2.0, size=size)
+        drawn = np.where(is_high, high + beyond, low - beyond)
         drawn = drawn.astype(array.dtype)
     if not np.all(np.isfinite(drawn)):
         raise ValueError(
