@@ -173,7 +173,9 @@ def check_names(
 
 def _to_tuple(values) -> tuple:
     """Returns numbers, text and Nones as plain Python objects."""
-    return tuple(np.asarray(values, dtype=object).tolist())
+    cells = np.asarray(values, dtype=object).tolist()
+    # No -0.0 where a logarithm was 0.
+    return tuple(c + 0.0 if isinstance(c, float) else c for c in cells)
 
 
 def _show(bits: float, rounding) -> str:
