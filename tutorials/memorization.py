@@ -7,7 +7,9 @@
 
 One network is trained on real digits, on digits of which half or all labels are
 random, and on noise with random labels; by SGD, with dropout, and by DP-SGD.
-The table compares how well each fits, and how complicated it has become.
+The table compares how well each fits, how many validation images lie close to
+another predicted class (more of them the more noise is fitted, but also where
+little is learned at all), and how unevenly training images matter to the loss.
 
 The accuracies are those on the training data themselves, which no epsilon
 covers: fine for public data such as these.
@@ -349,7 +351,7 @@ def draw(path: str, rows: list[Row], chance: float) -> None:
     axes.set_xlabel("epoch")
     axes.set_ylabel("accuracy on training examples")
     axes.set_title(
-        f"Random labels are learned by heart (DP-SGD: epsilon = "
+        f"Who learns by heart? (DP-SGD: epsilon = "
         f"{_TARGET_EPSILON.value:g})"
     )
     axes.grid(alpha=0.3)

@@ -137,47 +137,74 @@ def search_critical_samples(
     limit = _checks.check_integer("num_iterations", num_iterations, at_least=1)
     size = _checks.check_integer("batch_size", batch_size, at_least=1)
     confidence = binomial.check_confidence(confidence)
-    low, high = _make_box(x, radius, lower, upper)
+    box = _make_box(x, radius, lower, upper)
 
-    classes = _classify(predict, x, size)
+    points, counts, is_critical, is_blind = _search(
+        x,
+        box,
+        classify=lambda points: _classify(predict, points, size),
+        differentiate=lambda points, classes: _differentiate(
+            input_gradient, points, classes, size
+        ),
+        step_size=step_size,
+        noise_size=noise_size,
+        num_iterations=limit,
+        rng=rng,
+    )
+    one_side = 0.5 * (1.0 + confidence)
+    found = int(is_critical.sum()), len(x)
+    return CriticalSampleResult(
+        is_critical=is_critical,
+        adversarial_samples=points,
+        num_iterations=counts,
+        ratio=found[0] / found[1],
+        ratio_lower=float(
+            binomial.compute_lower_bound(*found, confidence=one_side)
+        ),
+        ratio_upper=float(
+            binomial.compute_upper_bound(*found, confidence=one_side)
+        ),
+        confidence=confidence,
+        radius=radius,
+        num_without_gradient=int(np.sum(is_blind & ~is_critical)),
+    )
+
+
+def _search(
+    x,
+    box,
+    *,
+    classify,
+    differentiate,
+    step_size,
+    noise_size,
+    num_iterations,
+    rng,
+):
+    """Returns where each row ended, after how many updates, and two flags.
+
+    The flags: whether the class changed, and whether a gradient was 0.
+    """
+    low, high = box
+    classes = classify(x)
     points = x.copy()
+    counts = np.zeros(len(x), int)
     is_critical = np.zeros(len(x), bool)
     is_blind = np.zeros(len(x), bool)
-    counts = np.zeros(len(x), int)
     rows = np.arange(len(x))
-    for _ in range(limit):
+    for _ in range(num_iterations):
         if not len(rows):
             break
-        gradient = _differentiate(
-            input_gradient, points[rows], classes[rows], size
-        )
+        gradient = differentiate(points[rows], classes[rows])
         is_blind[rows] |= ~np.any(gradient.reshape(len(rows), -1), axis=1)
         step = noise_size * rng.standard_normal(gradient.shape)
         step -= step_size * np.sign(gradient)
         points[rows] = np.clip(points[rows] + step, low[rows], high[rows])
         counts[rows] += 1
-        changed = _classify(predict, points[rows], size) != classes[rows]
+        changed = classify(points[rows]) != classes[rows]
         is_critical[rows[changed]] = True
         rows = rows[~changed]
-    count, one_side = int(is_critical.sum()), 0.5 * (1.0 + confidence)
-    interval = [
-        float(bound(count, len(x), confidence=one_side))
-        for bound in (
-            binomial.compute_lower_bound,
-            binomial.compute_upper_bound,
-        )
-    ]
-    return CriticalSampleResult(
-        is_critical=is_critical,
-        adversarial_samples=points,
-        num_iterations=counts,
-        ratio=count / len(x),
-        ratio_lower=interval[0],
-        ratio_upper=interval[1],
-        confidence=confidence,
-        radius=radius,
-        num_without_gradient=int(np.sum(is_blind & ~is_critical)),
-    )
+    return points, counts, is_critical, is_blind
 
 
 def _classify(predict, x, size):
