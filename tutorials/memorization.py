@@ -351,8 +351,7 @@ def draw(path: str, rows: list[Row], chance: float) -> None:
     axes.set_xlabel("epoch")
     axes.set_ylabel("accuracy on training examples")
     axes.set_title(
-        f"Who learns by heart? (DP-SGD: epsilon = "
-        f"{_TARGET_EPSILON.value:g})"
+        f"Who learns by heart? (DP-SGD: epsilon = {_TARGET_EPSILON.value:g})"
     )
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper")

@@ -48,6 +48,7 @@ _MODULES = {
         "compute_losses",
         "find_critical_samples",
         "make_language_model",
+        "make_shadow_trainer",
     ),
     "keras_pipeline": ("audit_pipeline", "record_dirac_steps"),
     "language_model": ("LanguageModel",),

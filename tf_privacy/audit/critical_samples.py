@@ -123,17 +123,7 @@ def search_critical_samples(
     Source: Arpit et al. 2017, arXiv:1706.05394.
     """
     x = _check_examples(x)
-    radius = _checks.check_real("radius", radius, above=0.0)
-    step_size = _checks.check_real(
-        "step_size",
-        _STEP_OVER_RADIUS * radius if step_size is None else step_size,
-        above=0.0,
-    )
-    noise_size = _checks.check_real(
-        "noise_size",
-        _NOISE_OVER_RADIUS * radius if noise_size is None else noise_size,
-        at_least=0.0,
-    )
+    radius, step_size, noise_size = _check_sizes(radius, step_size, noise_size)
     limit = _checks.check_integer("num_iterations", num_iterations, at_least=1)
     size = _checks.check_integer("batch_size", batch_size, at_least=1)
     confidence = binomial.check_confidence(confidence)
@@ -258,6 +248,22 @@ def _check_examples(x):
             f"{x.shape}, or numbers that are not finite."
         )
     return x
+
+
+def _check_sizes(radius, step_size, noise_size):
+    """Returns all three; fractions of the radius where they are None."""
+    radius = _checks.check_real("radius", radius, above=0.0)
+    step_size = _checks.check_real(
+        "step_size",
+        _STEP_OVER_RADIUS * radius if step_size is None else step_size,
+        above=0.0,
+    )
+    noise_size = _checks.check_real(
+        "noise_size",
+        _NOISE_OVER_RADIUS * radius if noise_size is None else noise_size,
+        at_least=0.0,
+    )
+    return radius, step_size, noise_size
 
 
 def _make_box(x, radius, lower, upper):

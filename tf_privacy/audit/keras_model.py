@@ -285,6 +285,55 @@ def _get_classes(predicted, outputs: str) -> np.ndarray:
     return (predicted.reshape(-1) > middle).astype(int)
 
 
+def make_shadow_trainer(
+    make_model: Callable,
+    x,
+    y,
+    *,
+    outputs: str,
+    epochs: int,
+    batch_size: int = 32,
+) -> Callable[[np.ndarray, int], np.ndarray]:
+    """Returns the function that `train_shadow_models` calls for each model.
+
+    Args:
+        make_model: Called without arguments; returns a new, compiled Keras
+            classifier, made as the audited one was.
+        x: `[N, ...]`, all examples, of shadow models and of the audited one.
+        y: `[N]` integer labels.
+        outputs: What the model returns, "logits" or "probabilities".
+        epochs: Passes over a shadow model's part of the data; >= 1.
+        batch_size: As the audited model had it; >= 1.
+
+    Returns:
+        A function of the rows to train on and of the model's number, that
+        returns `[N]` logit scores of all examples.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+    epochs = _checks.check_integer("epochs", epochs, at_least=1)
+    batch_size = _checks.check_integer("batch_size", batch_size, at_least=1)
+    labels = np.asarray(y).reshape(-1)
+
+    def train(rows, index):
+        del index
+        model = make_model()
+        model.fit(
+            _take_rows(x, rows),
+            labels[rows],
+            epochs=epochs,
+            batch_size=batch_size,
+            verbose=0,
+        )
+        predicted = model.predict(x, batch_size=256, verbose=0)
+        return membership_scores.compute_logit_scores(
+            predicted, labels=labels, outputs=outputs
+        )
+
+    return train
+
+
 def find_critical_samples(
     model: keras.Model,
     x,
