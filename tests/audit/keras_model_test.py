@@ -257,11 +257,11 @@ def test_shadow_models_of_keras_tell_members_apart(tmp_path):
             make_model, x, y, outputs="logits", epochs=15, batch_size=40
         ),
         num_examples=80,
-        num_models=4,
+        num_models=2,
         directory=tmp_path,
         seed=0,
     )
-    assert shadows.scores.shape == (4, 80)
+    assert shadows.scores.shape == (2, 80)
     inside = shadows.scores[shadows.is_member]
     outside = shadows.scores[~shadows.is_member]
     assert inside.mean() > outside.mean() + 0.3

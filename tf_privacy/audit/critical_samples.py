@@ -2,7 +2,8 @@
 """Critical samples: examples close to which the predicted class changes.
 
 Many of them in held-out data mean a complicated decision boundary, which is
-what fitting noise leaves behind.
+what fitting noise leaves behind; or a model that has hardly learned and is
+sure of nothing. Compare models of like accuracy.
 """
 
 import dataclasses
@@ -93,8 +94,8 @@ def search_critical_samples(
     and find nothing. The gradient is taken at the point, anew each time.
 
     Only its sign matters. The gradient of a softmax probability that rounds to
-    1 is 0 and has none: give that of the logits or of the log-odds, which have
-    the same sign (`compute_input_gradient` of the backend does).
+    1 is 0 and has none: give that of the log-odds, which has the same sign
+    (`compute_input_gradient` of the backend does), or of the logit.
 
     Rows that are done leave the batch; the result is that of any batch size.
 
