@@ -28,10 +28,7 @@ from absl import flags
 from keras import layers
 
 import tf_privacy
-from tf_privacy.audit import critical_samples
-from tf_privacy.audit import memorization
-from tf_privacy.audit import random_fit
-from tf_privacy.audit.backend import tensorflow as input_gradients
+from tf_privacy import audit
 
 _DATASET = flags.DEFINE_enum(
     "dataset", "digits", datasets.NAMES, "See datasets.py; 1400 images of it."
@@ -125,7 +122,7 @@ def make_variants(
         ("half random labels", 0.5),
         ("random labels", 1.0),
     ):
-        y, is_random = random_fit.randomize_labels(
+        y, is_random = audit.randomize_labels(
             data.y_train, fraction=fraction, num_classes=num_classes, rng=rng
         )
         variants.append(
@@ -138,8 +135,8 @@ def make_variants(
                 limits=(0.0, 1.0),
             )
         )
-    noise, _ = random_fit.randomize_inputs(data.x_train, fraction=1.0, rng=rng)
-    other, _ = random_fit.randomize_inputs(data.x_test, fraction=1.0, rng=rng)
+    noise, _ = audit.randomize_inputs(data.x_train, fraction=1.0, rng=rng)
+    other, _ = audit.randomize_inputs(data.x_test, fraction=1.0, rng=rng)
     last = dataclasses.replace(
         variants[-1],
         name="noise, random labels",
@@ -253,24 +250,16 @@ def measure(
         accuracies: From `train`.
     """
     lower, upper = variant.limits
-    critical = critical_samples.search_critical_samples(
+    critical = audit.find_critical_samples(
+        model,
         variant.x_validation,
-        predict=lambda x: input_gradients.compute_class_scores(
-            model, x, outputs="logits"
-        ),
-        input_gradient=lambda x, classes: (
-            input_gradients.compute_input_gradient(
-                model, x, classes, outputs="logits"
-            )
-        ),
+        outputs="logits",
         radius=_RADIUS.value,
         rng=np.random.default_rng(_SEED),
         lower=lower,
         upper=upper,
     )
-    slopes = input_gradients.compute_loss_input_gradient(
-        model, variant.x, variant.y, loss=_LOSS
-    )
+    slopes = audit.compute_loss_slopes(model, variant.x, variant.y, loss=_LOSS)
     return Row(
         data=variant.name,
         training=training,
@@ -280,7 +269,7 @@ def measure(
             model, variant.x_validation, y_validation
         ),
         critical=critical.ratio,
-        gini=memorization.compute_gini(np.abs(slopes).sum(axis=(1, 2, 3))),
+        gini=audit.compute_gini(slopes),
     )
 
 
@@ -296,7 +285,7 @@ def compute_accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean(np.argmax(logits, axis=1) == y))
 
 
-def print_row(row: Row, fit: random_fit.RandomFit | None) -> None:
+def print_row(row: Row, fit: audit.RandomFit | None) -> None:
     """Prints a line of the table.
 
     Args:
@@ -411,7 +400,7 @@ def main(argv):
             rows[variant.name, name] = row
             fit = None
             if variant.is_random.any():
-                fit = random_fit.estimate_random_fit(
+                fit = audit.estimate_random_fit(
                     real_accuracies=rows["real labels", name].accuracies,
                     random_accuracies=row.accuracies,
                     num_random_examples=int(variant.is_random.sum()),

@@ -279,6 +279,18 @@ def test_critical_samples_of_a_line():
     np.testing.assert_array_equal(found.is_critical, [False, True, True, False])
 
 
+def test_loss_slopes_of_a_line():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.set_weights([np.array([[1.0], [-3.0]]), np.zeros(1)])
+    x = np.array([[1.0, 0.0], [2.0, 1.0], [0.0, 0.0]], np.float32)
+    y = np.zeros((3, 1), np.float32)
+    got = keras_model.compute_loss_slopes(
+        model, x, y, loss=keras.losses.MeanSquaredError(), batch_size=2
+    )
+    # |d (w x)^2 / d x| = 2 |w x| |w|, and |w| sums to 4.
+    np.testing.assert_allclose(got, [8.0, 8.0, 0.0], rtol=1e-6)
+
+
 def test_loss_sensitivities_are_zero_for_inputs_without_weight():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     model.set_weights([np.array([[1.0], [0.0], [0.0]]), np.zeros(1)])

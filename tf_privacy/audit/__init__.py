@@ -45,6 +45,7 @@ _MODULES = {
         "audit_canaries",
         "audit_membership",
         "compute_loss_sensitivities",
+        "compute_loss_slopes",
         "compute_losses",
         "find_critical_samples",
         "make_language_model",
@@ -81,6 +82,7 @@ _MODULES = {
     "progress": ("make_progress_bar",),
     "quantile_attack": ("calibrate_quantile_attack",),
     "random_fit": (
+        "RandomFit",
         "estimate_random_fit",
         "randomize_inputs",
         "randomize_labels",

@@ -391,6 +391,37 @@ def find_critical_samples(
     )
 
 
+def compute_loss_slopes(
+    model: keras.Model, x, y, *, loss: Callable, batch_size: int = 256
+) -> np.ndarray:
+    """Returns how steeply each example's loss changes with the example.
+
+        result[n] = L1 norm of d loss(n) / d x[n]
+
+    Of the model as it is; `compute_loss_sensitivities` goes through training.
+
+    Args:
+        model: A built Keras model of one output.
+        x: `[N, ...]` floats.
+        y: `[N, ...]` labels.
+        loss: A Keras loss.
+        batch_size: Rows in one call; >= 1.
+
+    Returns:
+        `[N]` float64 >= 0.
+
+    Raises:
+        ValueError: If shapes do not fit.
+    """
+    compute = _load_backend("").compute_loss_input_gradient
+    found = [np.zeros(0)]
+    for start in range(0, len(x), batch_size):
+        rows = slice(start, start + batch_size)
+        slopes = np.abs(compute(model, x[rows], y[rows], loss=loss))
+        found.append(slopes.reshape(len(slopes), -1).sum(axis=1))
+    return np.concatenate(found).astype(np.float64)
+
+
 def compute_loss_sensitivities(
     model: keras.Model,
     x,
