@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tf_privacy.audit import canary_makers
+from tf_privacy.audit import keras_language
 from tf_privacy.audit import keras_model
 from tf_privacy.audit import report as report_lib
 from tf_privacy.audit import shadow_models
@@ -77,7 +78,7 @@ def test_losses_of_sequences_are_means_over_the_tokens():
     model.compile(loss="sparse_categorical_crossentropy")
     tokens = RNG.integers(0, 6, (5, 9))
     got = keras_model.compute_losses(model, tokens[:, :-1], tokens[:, 1:])
-    bits = keras_model.make_language_model(
+    bits = keras_language.make_language_model(
         model, outputs="probabilities"
     ).compute_bits(tokens, num_given=1)
     np.testing.assert_allclose(got, bits * np.log(2.0) / 8, rtol=1e-5)
@@ -101,7 +102,7 @@ def test_no_single_loss_is_refused(loss):
 @pytest.mark.parametrize("causal", [True, False])
 def test_language_model_is_the_model(causal):
     model = make_recurrent(causal=causal)
-    got = keras_model.make_language_model(
+    got = keras_language.make_language_model(
         model, outputs="probabilities", batch_size=2
     )
     tokens = RNG.integers(0, 6, (5, 4))
@@ -122,7 +123,7 @@ def test_language_model_is_the_model(causal):
 
 def test_language_model_needs_tokens_in_and_scores_out():
     with pytest.raises(ValueError, match="model must map tokens"):
-        keras_model.make_language_model(
+        keras_language.make_language_model(
             keras.Sequential([keras.Input((4, 2)), keras.layers.Dense(3)]),
             outputs="logits",
         )
@@ -141,7 +142,7 @@ def test_bidirectional_model_is_refused():
     # Weights of a trained model's size: fresh ones hardly say anything.
     model.set_weights([10 * w for w in model.get_weights()])
     with pytest.raises(ValueError, match="model must be causal"):
-        keras_model.make_language_model(model, outputs="logits")
+        keras_language.make_language_model(model, outputs="logits")
 
 
 @functools.cache

@@ -41,6 +41,7 @@ _MODULES = {
         "estimate_held_out_gdp_epsilon",
     ),
     "keras_callback": ("AuditCallback",),
+    "keras_language": ("make_language_model", "make_text_score"),
     "keras_model": (
         "audit_canaries",
         "audit_membership",
@@ -48,7 +49,6 @@ _MODULES = {
         "compute_loss_slopes",
         "compute_losses",
         "find_critical_samples",
-        "make_language_model",
         "make_shadow_trainer",
     ),
     "keras_pipeline": ("audit_pipeline", "record_dirac_steps"),

@@ -152,7 +152,7 @@ def make_image_canaries(
     num_canaries: int,
     pattern: str = "noise",
     low: float = 0.0,
-    high: float = 1.0,
+    high: float | None = None,
     dtype: str = "float32",
     y=None,
     num_classes: int | None = None,
@@ -169,7 +169,8 @@ def make_image_canaries(
         shape: Of one image, without the batch: (height, width, channels), say.
         num_canaries: M; >= 1.
         pattern: "noise", "blocks" or "dot".
-        low, high: Darkest and brightest value, as the model takes them.
+        low, high: Darkest and brightest value, as the model takes them; None
+            is 1 for floats, and must be given for integers.
         dtype: Of the values; float or integer.
         y: Labels of your data, `[N]`, `[N, 1]` or one-hot: those of canaries
             are random classes in the same form. None: no labels.
@@ -187,6 +188,8 @@ def make_image_canaries(
     pattern = _checks.check_choice("pattern", pattern, _PATTERNS)
     shape = tuple(_checks.check_integer("shape", s, at_least=1) for s in shape)
     dtype = np.dtype(dtype)
+    if high is None:
+        high = 1.0 if dtype.kind == "f" else None
     low, high = canary_values.check_range(low, high, dtype=dtype)
     if (y is None) != (num_classes is None):
         raise ValueError(

@@ -23,6 +23,11 @@ def check_range(low, high, *, dtype: np.dtype) -> tuple[float, float]:
         ValueError: If not.
     """
     low = _checks.check_real("low", low)
+    if high is None:
+        raise ValueError(
+            f"high must be given for images of {dtype}. Received: None. It is "
+            "the brightest value that the model takes, 255 for example."
+        )
     high = _checks.check_real("high", high, above=low)
     if dtype.kind not in "iuf":
         raise ValueError(

@@ -223,8 +223,8 @@ def _check_texts(name: str, texts) -> list[str]:
     if isinstance(texts, str) or not all(isinstance(t, str) for t in texts):
         raise TypeError(
             f"{name} must be text, each of them. Received: "
-            f"{type(texts).__name__}. One long text goes into insert_text, a "
-            "list of texts into insert_documents."
+            f"{type(texts).__name__}. One long text goes into "
+            "insert_into_text, a list of texts into insert_into_documents."
         )
     return list(texts)
 

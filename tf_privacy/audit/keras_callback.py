@@ -2,7 +2,9 @@
 """A Keras callback that audits the model while it trains."""
 
 import importlib.util
+import numbers
 from collections.abc import Callable
+from collections.abc import Mapping
 
 import keras
 
@@ -13,8 +15,9 @@ class AuditCallback(keras.callbacks.Callback):
     """Audits the model while it trains, every few epochs.
 
     What `audit` returns is kept in `history`, as numbers also in the epoch's
-    logs (so that `History`, `CSVLogger` and callbacks after this one see them,
-    as `audit_<name>`) and, with `log_dir`, in TensorBoard.
+    logs (so that `History` and callbacks after this one see them, as
+    `audit_<name>`) and, with `log_dir`, in TensorBoard. `CSVLogger` writes only
+    what it saw in the first epoch: use every=1 with it.
 
     Looking at the model costs no privacy budget where the model is private:
     it is post-processing. What is printed about members of a model that is not
@@ -23,8 +26,8 @@ class AuditCallback(keras.callbacks.Callback):
     Args:
         audit: Called with the model and the epoch's number; returns a mapping
             of names to numbers, or an object whose `to_scalars()` does.
-        every: Epochs between two audits; >= 1. The last epoch of `fit` is
-            audited in any case.
+        every: Epochs between two audits; >= 1. The model that `fit` ends with
+            is audited in any case.
         log_dir: Folder of TensorBoard's files; None writes none.
 
     Raises:
@@ -54,7 +57,7 @@ class AuditCallback(keras.callbacks.Callback):
             self._board = keras.callbacks.TensorBoard(
                 str(log_dir), write_graph=False
             )
-        self._last = None
+        self._last = self._audited = None
         self.history = []
 
     def set_model(self, model):
@@ -67,6 +70,14 @@ class AuditCallback(keras.callbacks.Callback):
         if self._board is not None:
             self._board.set_model(model)
 
+    def on_train_begin(self, logs=None):
+        """Forgets where an earlier `fit` ended.
+
+        Args:
+            logs: Not used.
+        """
+        self._last = self._audited = None
+
     def on_epoch_end(self, epoch, logs=None):
         """Audits if it is this epoch's turn.
 
@@ -74,28 +85,45 @@ class AuditCallback(keras.callbacks.Callback):
             epoch: From 0.
             logs: The epoch's figures, to which the audit's are added.
         """
+        self._last = epoch
         is_last = epoch + 1 == self.params.get("epochs")
-        if (epoch + 1) % self._every and not is_last:
-            return
+        if (epoch + 1) % self._every == 0 or is_last:
+            self._run(epoch, logs)
+
+    def _run(self, epoch, logs):
         result = self._audit(self.model, epoch)
+        self._audited = epoch
         self.history.append((epoch, result))
-        scalars = result
-        if hasattr(result, "to_scalars"):
-            scalars = result.to_scalars()
-        named = {f"audit_{k}": float(v) for k, v in dict(scalars).items()}
+        named = {f"audit_{k}": v for k, v in _list_scalars(result).items()}
         if logs is not None:
             logs.update(named)
         if self._board is not None:
             self._board.on_epoch_end(epoch, dict(named))
 
     def on_train_end(self, logs=None):
-        """Closes TensorBoard's files.
+        """Audits once more if `fit` was stopped early, and closes files.
 
         Args:
             logs: Not used.
         """
+        if self._last != self._audited:
+            self._run(self._last, None)
         if self._board is not None:
             self._board.on_train_end(logs)
+
+
+def _list_scalars(result) -> dict[str, float]:
+    if hasattr(result, "to_scalars"):
+        return result.to_scalars()
+    good = isinstance(result, Mapping) and all(
+        isinstance(value, numbers.Real) for value in result.values()
+    )
+    if not good:
+        raise TypeError(
+            "audit must return a mapping of names to numbers, or a report. "
+            f"Received: {result!r}."
+        )
+    return {name: float(value) for name, value in result.items()}
 
 
 def _check_tensorboard() -> None:

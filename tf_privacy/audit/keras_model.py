@@ -3,7 +3,6 @@
 
 import dataclasses
 import functools
-import importlib
 from collections.abc import Callable
 
 import keras
@@ -13,72 +12,13 @@ from tf_privacy import _checks
 from tf_privacy.audit import canaries as canaries_lib
 from tf_privacy.audit import claim as claim_lib
 from tf_privacy.audit import critical_samples
-from tf_privacy.audit import language_model
+from tf_privacy.audit import keras_backend
 from tf_privacy.audit import membership
 from tf_privacy.audit import membership_scores
 from tf_privacy.audit import report
 from tf_privacy.audit import scores as scores_lib
 from tf_privacy.audit import slices as slices_lib
 from tf_privacy.audit import verdict
-
-
-def _load_backend(name: str):
-    """Returns a module of the Keras backend in use.
-
-    Args:
-        name: What it does, the end of the module's name; may be empty.
-    """
-    backend = keras.backend.backend()
-    if backend != "tensorflow":
-        raise NotImplementedError(
-            "KERAS_BACKEND must be 'tensorflow' to audit a model. Received: "
-            f"{backend!r}. Set KERAS_BACKEND=tensorflow before Keras is "
-            "imported."
-        )
-    return importlib.import_module(f"{__package__}.backend.{backend}{name}")
-
-
-def make_language_model(
-    model: keras.Model,
-    *,
-    outputs: str,
-    pad_token: int | None = None,
-    batch_size: int = 256,
-) -> language_model.LanguageModel:
-    """Returns a Keras language model's bits of the next token.
-
-    The model takes tokens `[B, L]` and returns scores of the next token: after
-    all of them, `[B, V]`, or, if it is causal, after each, `[B, L, V]`.
-
-    Args:
-        model: A built Keras model of one input.
-        outputs: What it returns, "logits" or "probabilities".
-        pad_token: Fills up sequences for a model of fixed length; None refuses
-            shorter ones.
-        batch_size: The most sequences in one call; >= 1.
-
-    Raises:
-        ValueError: If the model's shapes do not fit, or it looks ahead.
-    """
-    input_shape, output_shape = model.input_shape, model.output_shape
-    if not (
-        isinstance(input_shape, tuple)
-        and len(input_shape) == 2
-        and isinstance(output_shape, tuple)
-        and output_shape[-1] is not None
-    ):
-        raise ValueError(
-            "model must map tokens [batch, length] to scores of the next "
-            f"token. Received: a model from {input_shape} to {output_shape}."
-        )
-    return language_model.LanguageModel(
-        _load_backend("_call").compile_call(model),
-        outputs=outputs,
-        vocabulary_size=output_shape[-1],
-        context_length=input_shape[1],
-        pad_token=pad_token,
-        batch_size=batch_size,
-    )
 
 
 def compute_losses(
@@ -116,11 +56,22 @@ def compute_losses(
     function = keras.losses.get(loss)
     if isinstance(function, keras.losses.Loss):
         function = function.call
+    if y is None:
+        raise ValueError(
+            "y must hold the labels. Received: None. Score examples without "
+            "labels by a function of your own."
+        )
     y = np.asarray(y)
     found = []
     for start in range(0, len(y), batch_size):
         rows = slice(start, start + batch_size)
         outputs = model.predict_on_batch(_take_rows(x, rows))
+        if not isinstance(outputs, np.ndarray):
+            raise ValueError(
+                "model must have one output. Received: "
+                f"{type(outputs).__name__}. Pass a model of the output that "
+                "the loss is of."
+            )
         labels = y[rows]
         if labels.ndim == outputs.ndim - 1:
             labels = labels[..., None] if outputs.shape[-1] == 1 else labels
@@ -161,7 +112,8 @@ def audit_canaries(
             None takes that of `claim`, or tests no claim.
         claim: The whole claimed curve, for the same group; or None.
         score: Maps the model and `canaries.values` to `[M]` scores, higher for
-            members, for what has no labels or no loss; None takes the loss.
+            members, for what has no labels, such as `make_text_score`; None
+            takes the loss.
         loss: A Keras loss or its name; None takes that of `compile`.
         confidence: In (0, 1).
         method: As in `audit`.
@@ -170,11 +122,22 @@ def audit_canaries(
         ValueError: If an argument is out of range, there are no coins, or a
             score is not finite.
     """
+    if not isinstance(canaries, canaries_lib.Canaries):
+        raise TypeError(
+            "canaries must be the plan that make_..._canaries returned. "
+            f"Received: {type(canaries).__name__}. Canaries.load reads a plan "
+            "from its file."
+        )
     if not canaries.has_coins:
         raise ValueError(
             "canaries must have coins to be audited. Received: a plan in which "
             "all are members. Measure their exposure, or make canaries with "
             "coins."
+        )
+    if score is None and canaries.labels is None:
+        raise ValueError(
+            "score must be given for canaries without labels. Received: None. "
+            "For texts, pass make_text_score(encode, outputs=...)."
         )
     if score is not None:
         scores = score(model, canaries.values)
@@ -249,7 +212,13 @@ def audit_membership(
     attack = _checks.check_choice("attack", attack, tuple(_SCORES))
     score = functools.partial(_SCORES[attack], outputs=outputs)
     scores, losses, groups = [], [], []
-    for x, y in (members, non_members):
+    for name, pair in (("members", members), ("non_members", non_members)):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(
+                f"{name} must be (x, y), arrays. Received: "
+                f"{type(pair).__name__}. Put both into one tuple."
+            )
+        x, y = pair
         labels = np.asarray(y).reshape(-1)
         predicted = model.predict(x, batch_size=batch_size, verbose=0)
         scores.append(score(predicted, labels=labels))
@@ -370,7 +339,7 @@ def find_critical_samples(
         ValueError: If an argument is out of range, or the model's outputs are
             no class scores or not finite.
     """
-    backend = _load_backend("")
+    backend = keras_backend.load("")
     return critical_samples.search_critical_samples(
         x,
         predict=functools.partial(
@@ -413,7 +382,7 @@ def compute_loss_slopes(
     Raises:
         ValueError: If shapes do not fit.
     """
-    compute = _load_backend("").compute_loss_input_gradient
+    compute = keras_backend.load("").compute_loss_input_gradient
     found = [np.zeros(0)]
     for start in range(0, len(x), batch_size):
         rows = slice(start, start + batch_size)
@@ -461,7 +430,7 @@ def compute_loss_sensitivities(
 
     Source: Arpit et al. 2017, arXiv:1706.05394.
     """
-    return _load_backend("_unrolled").compute_loss_sensitivities(
+    return keras_backend.load("_unrolled").compute_loss_sensitivities(
         model,
         x,
         y,

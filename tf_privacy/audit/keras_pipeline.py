@@ -11,6 +11,14 @@ from tf_privacy.audit import claim as claim_lib
 from tf_privacy.audit import pipeline
 from tf_privacy.audit import report
 
+_NOT_IN_PLAIN_SGD = (
+    "momentum",
+    "weight_decay",
+    "use_ema",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+)
 # What makes a Dirac canary's gradient exceed any clip that is in use.
 _GRADIENT_OVER_CLIP = 100.0
 
@@ -30,26 +38,45 @@ class _StepRecorder(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._before = self._read().astype(np.float64)
 
+    def on_train_batch_begin(self, batch, logs=None):
+        # After the step a schedule is at the next step's rate.
+        self._rate = _get_plain_rate(self.model.optimizer)
+
     def on_train_batch_end(self, batch, logs=None):
         after = self._read().astype(np.float64)
-        rate = _get_plain_rate(self.model.optimizer)
-        self.steps.append((after - self._before) / rate)
+        self.steps.append((after - self._before) / self._rate)
         self._before = after
 
 
 def _get_plain_rate(optimizer) -> float:
     """Returns the learning rate of plain SGD, inside of a wrapper or not."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if not isinstance(inner, keras.optimizers.SGD) or (
-        inner.momentum or inner.weight_decay or inner.use_ema
-    ):
+    extras = {name: getattr(inner, name, None) for name in _NOT_IN_PLAIN_SGD}
+    extras = {name: value for name, value in extras.items() if value}
+    if not isinstance(inner, keras.optimizers.SGD) or extras:
         raise ValueError(
             "make_private must compile with plain SGD inside of the DP "
-            "optimizer, without momentum and weight decay. Received: "
-            f"{type(inner).__name__}. What is audited is the noised sum, which "
-            "any inner optimizer gets; plain SGD shows it as it is."
+            f"optimizer. Received: {type(inner).__name__} {extras or ''}. What "
+            "is audited is the noised sum, which any inner optimizer gets; "
+            "plain SGD shows it as it is."
         )
     return float(keras.ops.convert_to_numpy(inner.learning_rate))
+
+
+def _check_model(model) -> None:
+    """Refuses what would train on anything but the canaries' loss."""
+    is_model = isinstance(model, keras.Model)
+    if not (is_model and model.compiled and model.loss is _linear_loss):
+        received = type(model).__name__
+        if is_model:
+            received = "one that is not compiled, or with another loss"
+        raise ValueError(
+            "make_private must return the model it was given, private and "
+            f"compiled with the loss it was given. Received: {received}. "
+            "Write def make_private(model, loss): ... model.compile(optimizer, "
+            "loss=loss); return model."
+        )
+    _get_plain_rate(model.optimizer)
 
 
 def _linear_loss(y_true, y_pred):
@@ -116,7 +143,9 @@ def record_dirac_steps(
     )
     num_steps = _checks.check_integer("num_steps", num_steps, at_least=1)
     model = make_private(_make_dirac_model(num_canaries), _linear_loss)
-    _get_plain_rate(model.optimizer)
+    _check_model(model)
+    if expected_batch_size == int(expected_batch_size):
+        expected_batch_size = int(expected_batch_size)
     owner = np.where(is_member, np.arange(num_canaries), num_canaries)
     pull = np.full((num_canaries, 1), -_GRADIENT_OVER_CLIP * l2_norm_clip)
     recorder = _StepRecorder(num_canaries)
@@ -133,7 +162,8 @@ def record_dirac_steps(
         raise ValueError(
             f"make_private must give a model that takes {num_steps} steps, one "
             f"at a time. Received: {len(recorder.steps)} that could be seen. "
-            "Compile with steps_per_execution=1 and without a budget."
+            "Make it private, compile with steps_per_execution=1 and without a "
+            "budget."
         )
     return np.stack(recorder.steps) * (expected_batch_size / l2_norm_clip)
 

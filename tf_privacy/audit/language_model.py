@@ -87,6 +87,7 @@ class LanguageModel:
         tokens = np.stack([tokens, tokens])
         tokens[1, -1] = (tokens[1, -1] + 1) % self.vocabulary_size
         outputs = np.asarray(self._call(tokens))
+        self._refuse_probabilities(outputs)
         if outputs.shape == (2, self.vocabulary_size):
             return False
         if outputs.shape != (2, length, self.vocabulary_size):
@@ -108,6 +109,17 @@ class LanguageModel:
                 "output after the last token alone."
             )
         return True
+
+    def _refuse_probabilities(self, outputs) -> None:
+        """Raises if what is called logits are probabilities."""
+        sums = outputs.astype(np.float64).sum(axis=-1)
+        normal = np.all(outputs >= 0.0) and np.all(np.abs(sums - 1.0) < 1e-3)
+        if self._outputs == "logits" and normal:
+            raise ValueError(
+                'outputs must be "probabilities" for a model that ends in a '
+                'softmax. Received: "logits", and numbers >= 0 that sum to 1. '
+                "Their softmax would hide every secret."
+            )
 
     def compute_next_bits(self, tokens) -> np.ndarray:
         """Returns -log2 of the probability of each next token.

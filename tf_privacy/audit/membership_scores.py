@@ -251,6 +251,12 @@ def _make_logits(predictions, outputs: str) -> np.ndarray:
     if outputs == "probabilities":
         return _make_logits_of_probabilities(array, is_binary)
     array = array.astype(np.float64)
+    sums = array.sum(axis=1)
+    if not is_binary and np.all(array >= 0) and np.all(abs(sums - 1) < 1e-3):
+        raise ValueError(
+            'outputs must be "probabilities" where all rows are >= 0 and sum '
+            'to 1. Received: "logits".'
+        )
     return np.hstack([np.zeros_like(array), array]) if is_binary else array
 
 

@@ -207,7 +207,8 @@ def _make_delta_warnings(num_canaries, delta, level) -> tuple[str, ...]:
         return ()
     return (
         f"delta {delta:g} is large for {num_canaries} canaries and weakens the "
-        f"bound. Use one below {0.05 * level / num_canaries:.1g}.",
+        f"bound. Use one below {0.05 * level / num_canaries:.1g}, and the "
+        "epsilon claimed at that delta.",
     )
 
 

@@ -25,8 +25,11 @@ from tf_privacy.audit import noise_check
 from tf_privacy.audit import report
 from tf_privacy.audit import verdict
 
-# The claimed curve, the noise and the clip share what may go wrong.
-_NUM_CHECKS = 3
+# The claimed curve, the noise and the clip, from both sides, share what may go
+# wrong.
+_NUM_CHECKS = 4
+# Of a clip: canaries that move the sums by less do not test the step.
+_LEAST_CONTRIBUTION = 0.9
 # On each side of 0. More are paid for by each of them.
 _NUM_THRESHOLDS = 12
 _TITLE = "Audit of the training step with canaries of their own weight"
@@ -85,14 +88,15 @@ def make_pipeline_report(
 ) -> report.AuditReport:
     """Returns whether steps released no more than was claimed.
 
-    Three checks, each wrong with probability at most (1 - confidence) / 3 if
-    all is as claimed: the likelihood ratios of members and non-members against
-    the whole claimed curve; the noise of the non-members, from both sides; the
-    largest contribution of the members, against the clip.
+    Four checks, each wrong with probability at most (1 - confidence) / 4 if all
+    is as claimed: the likelihood ratios of members and non-members against the
+    whole claimed curve; the noise of the non-members, from both sides; the
+    largest and the smallest contribution of the members, against the clip.
 
-    The claim is rejected if the first or the last check, or too little noise,
-    contradicts it. Noise that is too large, or of another kind, is a fault:
-    `assert_ok` raises for it too.
+    The claim is rejected if the ratios, too little noise or too large a
+    contribution contradicts it. Noise that is too large, or of another kind,
+    and contributions that are too small for a test are faults: `assert_ok`
+    raises for them too.
 
     Args:
         observations: `[T, M]` finite; what step t released about canary j over
@@ -180,15 +184,6 @@ def _test_curve(observations, is_member, steps, claim, delta, confidence):
 def _join_checks(curve, noise, clip, *, claim, delta, confidence):
     result = curve.result
     less = noise.verdict is noise_check.NoiseVerdict.LESS_NOISE
-    faults = []
-    if not noise.passed:
-        faults.append(f"The noise: {noise.verdict.value}.")
-    if not clip.passed:
-        faults.append(
-            "The clip: a canary moved a sum by at least "
-            f"{lower_bounds.show_down(clip.sensitivity_lower)} times the "
-            "clip. Look for gradients that are not clipped one by one."
-        )
     return report.AuditReport(
         kind="pipeline",
         title=_TITLE,
@@ -202,13 +197,35 @@ def _join_checks(curve, noise, clip, *, claim, delta, confidence):
         num_members=len(curve.members),
         num_non_members=len(curve.others),
         assumptions=_ASSUMPTIONS,
-        faults=tuple(faults),
-        warnings=(*result.warnings, *clip.warnings),
+        faults=_list_faults(noise, clip),
+        warnings=result.warnings,
         figures=_list_figures(result, noise, clip, claim),
         **verdict.describe_attack(
             curve.members, curve.others, confidence=confidence
         ),
     )
+
+
+def _list_faults(noise, clip) -> tuple[str, ...]:
+    faults = []
+    if not noise.passed:
+        faults.append(f"The noise: {noise.verdict.value}.")
+    if not clip.passed:
+        faults.append(
+            "The clip: a canary moved a sum by at least "
+            f"{lower_bounds.show_down(clip.sensitivity_lower)} times the "
+            "clip. Look for gradients that are not clipped one by one, or for "
+            "another clip than the one given to the audit."
+        )
+    if clip.weakest_upper < _LEAST_CONTRIBUTION:
+        faults.append(
+            "The canaries: one moved the sums by at most "
+            f"{clip.weakest_upper:.2g} times the clip, so that the steps were "
+            "not tested. Look for a clip smaller than the one given to the "
+            "audit, for batches that canaries do not join, or for a loss that "
+            "is not the audit's."
+        )
+    return tuple(faults)
 
 
 def _list_figures(result, noise, clip, claim) -> tuple[tuple[str, str], ...]:

@@ -124,7 +124,10 @@ def _draw_roc(axes, report) -> None:
     grid = np.geomspace(floor, 1.0, _NUM_POINTS)
     if report.claimed_epsilon is not None:
         allowed = report.compute_allowed_rates(grid)
-        label = f"allowed by epsilon = {report.claimed_epsilon:g}"
+        label = (
+            f"allowed by the claim\n(epsilon {report.claimed_epsilon:.3g} at "
+            f"delta {report.delta:g})"
+        )
         axes.fill_between(
             grid, floor, allowed, color="tab:green", alpha=0.15, label=label
         )

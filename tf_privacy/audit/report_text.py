@@ -30,9 +30,9 @@ _TESTED = {
     ),
 }
 _TESTED_MODEL = (
-    "A trained model, on {members} examples that it was trained on (members) "
-    "and {others} that it was not (non-members). From one score for each "
-    "example, the audit tried to tell which is which."
+    "A model, by {members} examples that are said to be in its training data "
+    "(members) and {others} that are not (non-members). From one score for "
+    "each example, the audit tried to tell which is which."
 )
 _EPSILON = (
     "With or without any one example, each outcome of the training has the "
@@ -71,6 +71,10 @@ def write_verdict(report) -> str:
     match report.verdict.value:
         case "claim_rejected" if _is_above(report):
             return f"{claim} is false: the audit shows a leak of {leak}."
+        case "claim_rejected" if report.faults:
+            return (
+                f"{claim} does not hold for what ran. {' '.join(report.faults)}"
+            )
         case "claim_rejected":
             return f"{claim} is false: the scores contradict it."
         case "claim_doubted" if _is_above(report):
@@ -154,7 +158,7 @@ def write_meaning(report) -> list[str]:
 
 def _write_place(report) -> list[str]:
     """Returns where the claim fails, if not at its epsilon and delta."""
-    if report.epsilon_lower is None or _is_above(report):
+    if report.epsilon_lower is None or _is_above(report) or report.faults:
         return []
     return [
         f"At delta = {report.delta:g} alone, the audit shows "

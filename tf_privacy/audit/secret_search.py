@@ -50,8 +50,15 @@ class SearchResult:
         proved = "proved to be the likeliest"
         if not self.is_optimal:
             proved = f"not proved: others may have {self.open_bits:.4g} bits"
+        if not self.secrets:
+            return (
+                f"no secret found in {self.evaluations:,} evaluations; all "
+                f"have at least {self.open_bits:.4g} bits. Raise "
+                "max_evaluations, or use beam_search."
+            )
+        count = len(self.secrets)
         lines = [
-            f"{len(self.secrets)} secrets, {proved} "
+            f"{count} secret{'s' if count > 1 else ''}, {proved} "
             f"({self.evaluations:,} evaluations):"
         ]
         pairs = zip(self.bits, self.secrets, strict=True)

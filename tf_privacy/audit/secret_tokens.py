@@ -78,6 +78,12 @@ def make_space(
                 f"{_NOT_ALIGNED}"
             )
     first = min(choices)
+    if not first:
+        raise ValueError(
+            "context must give at least one token before a secret that begins "
+            "with a hole. Received: none. Pass context='\\n', or an "
+            "encode that puts the token that starts a text first."
+        )
     return secret_space.SecretSpace(
         prefix=tokens[:first],
         choices=tuple(

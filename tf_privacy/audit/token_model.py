@@ -58,9 +58,16 @@ def check_model(model: TokenModel, space: secret_space.SecretSpace) -> None:
         space: Gives the prefix, and the tokens that must exist.
 
     Raises:
+        TypeError: If the model is no `TokenModel`.
         ValueError: If the probabilities sum to more than 1, or a choice of the
             space is not among the model's tokens.
     """
+    if not hasattr(model, "compute_next_bits"):
+        raise TypeError(
+            "model must have compute_next_bits and compute_bits. Received: "
+            f"{type(model).__name__}. Pass a Keras model through "
+            "make_language_model."
+        )
     tokens = space.prepend_prefix(np.zeros((1, 0), dtype=np.int32))
     bits = np.asarray(model.compute_next_bits(tokens), dtype=np.float64)
     largest = max(max(c) for c in space.choices)

@@ -63,7 +63,7 @@ def audit(
             a group of k where each canary was put in k times; see
             `accounting.compute_group_epsilon`. None takes that of `claim` at
             delta, or tests no claim.
-        claim: The whole claimed curve, for the report; or None.
+        claim: The whole claimed curve, instead of `claimed_epsilon`; or None.
         method: See above.
         membership: "fair_coins" if a fair coin for each example, drawn before
             training, decided who is a member; "given" for any other way, such
@@ -95,7 +95,8 @@ def audit(
     fields |= describe_attack(members, others, confidence=confidence)
     if claim is not None:
         fields["claim_curve"] = (claim.epsilons, claim.deltas)
-    if result is None and claimed_epsilon is not None:
+    if result is None and claimed_epsilon is not None and fields["tpr_at_fpr"]:
+        fields["warnings"] += (_describe_rates(fields["tpr_at_fpr"]),)
         pairs = ([claimed_epsilon], [delta])
         fields["is_rejected"] = _is_above(
             fields["tpr_at_fpr"], *fields.get("claim_curve", pairs)
@@ -115,6 +116,11 @@ def audit(
 def _get_claimed_epsilon(claimed_epsilon, claim, delta) -> float | None:
     if claimed_epsilon is None:
         return None if claim is None else claim.get_epsilon(delta)
+    if claim is not None:
+        raise ValueError(
+            "claimed_epsilon must be None where a claim is given. Received: "
+            f"{claimed_epsilon!r} and a claim. The claim says it at delta."
+        )
     return _checks.check_real(
         "claimed_epsilon",
         claimed_epsilon,
@@ -163,6 +169,14 @@ def _describe(result, membership, members, others) -> dict:
         fields["num_guesses"] = result.num_guesses_in + result.num_guesses_out
         fields["num_correct"] = result.num_correct
     return fields
+
+
+def _describe_rates(rates) -> str:
+    listed = ", ".join(f"{row[0]:g}" for row in rates)
+    return (
+        "This method finds no epsilon. The claim was only compared with the "
+        f"attack at false positive rates {listed}."
+    )
 
 
 def _is_above(rates, epsilons, deltas) -> bool:

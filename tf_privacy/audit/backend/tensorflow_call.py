@@ -8,20 +8,21 @@ import tensorflow as tf
 
 
 def compile_call(model) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns a function that runs `model` in inference mode.
+    """Returns a function that runs `model` on tokens in inference mode.
 
     One graph serves all batch sizes and lengths: XLA, which Keras would use,
     compiles anew for each.
 
     Args:
-        model: A Keras model of one input.
+        model: A Keras model of tokens, `[B, L]` int32.
     """
+    spec = tf.TensorSpec([None, model.input_shape[1]], tf.int32)
 
-    @tf.function(reduce_retracing=True)
-    def call(inputs):
-        return model(inputs, training=False)
+    @tf.function(input_signature=[spec])
+    def call(tokens):
+        return model(tokens, training=False)
 
-    def run(inputs):
-        return call(tf.convert_to_tensor(inputs)).numpy()
+    def run(tokens):
+        return call(tf.convert_to_tensor(tokens, tf.int32)).numpy()
 
     return run
