@@ -47,6 +47,40 @@ def test_callback_audits_every_few_epochs_and_at_the_end(every, expected):
     assert all(each is model for each in seen)
 
 
+def test_the_model_that_an_early_stop_leaves_is_audited():
+    model = make_classifier()
+    model.compile(loss="mse", optimizer="sgd")
+    callback = keras_callback.AuditCallback(
+        lambda model, epoch: {"weight": model.get_weights()[0].sum()}, every=3
+    )
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 3
+
+    for _ in range(2):
+        callback.history.clear()
+        model.fit(
+            X,
+            np.zeros((23, 3)),
+            epochs=9,
+            verbose=0,
+            callbacks=[Stop(), callback],
+        )
+        assert [epoch for epoch, _ in callback.history] == [2, 3]
+        _, last = callback.history[-1]
+        assert last["weight"] == model.get_weights()[0].sum()
+
+
+@pytest.mark.parametrize("result", [None, 1.5, {"exposure": "high"}])
+def test_result_that_cannot_be_logged_is_refused(result):
+    model = make_classifier()
+    model.compile(loss="mse", optimizer="sgd")
+    callback = keras_callback.AuditCallback(lambda model, epoch: result)
+    with pytest.raises(TypeError, match="audit must return a mapping"):
+        model.fit(X, np.zeros((23, 3)), verbose=0, callbacks=[callback])
+
+
 def test_callback_logs_to_tensorboard(tmp_path):
     model = make_classifier()
     model.compile(loss="mse", optimizer="sgd")

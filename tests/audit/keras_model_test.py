@@ -206,6 +206,48 @@ def test_canaries_are_scored_by_a_function_of_ones_own():
     assert seen == [("model", plan.values)]
 
 
+def test_texts_are_scored_by_their_bits():
+    plan = canary_makers.make_text_canaries("code {digit:4}", num_canaries=40)
+    alphabet = " code0123456789"
+
+    def encode(text):
+        return [alphabet.index(c) for c in text]
+
+    model = keras.Sequential(
+        [
+            keras.Input((None,), dtype="int32"),
+            keras.layers.Embedding(len(alphabet), 4),
+            keras.layers.GRU(7, return_sequences=True),
+            keras.layers.Dense(len(alphabet)),
+        ]
+    )
+    score = keras_language.make_text_score(encode, outputs="logits")
+    got = score(model, [*plan.values, "code"])
+    bits = keras_language.make_language_model(model, outputs="logits")
+    for text, value in zip([*plan.values, "code"], got, strict=True):
+        tokens = np.array([encode(text)])
+        expected = -bits.compute_bits(tokens, num_given=1)[0]
+        assert value == pytest.approx(expected, rel=1e-5)
+    report = keras_model.audit_canaries(model, plan, delta=1e-5, score=score)
+    assert report.is_bound
+
+
+@pytest.mark.parametrize(
+    "plan, error, message",
+    [
+        ("plan.npz", TypeError, "canaries must be the plan"),
+        (
+            canary_makers.make_text_canaries("{digit:4}", num_canaries=4),
+            ValueError,
+            "score must be given for canaries without labels",
+        ),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(plan, error, message):
+    with pytest.raises(error, match=message):
+        keras_model.audit_canaries(None, plan, delta=1e-5)
+
+
 def test_repeated_canaries_need_the_claim_of_a_group():
     report = keras_model.audit_canaries(*train_on_noise(0, 3), delta=1e-5)
     assert any("up to 3 times" in text for text in report.warnings)

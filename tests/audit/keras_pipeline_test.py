@@ -42,6 +42,8 @@ def test_dirac_steps_are_in_units_of_the_clip():
     [
         keras.optimizers.SGD(0.1, momentum=0.9),
         keras.optimizers.SGD(0.1, weight_decay=0.1),
+        keras.optimizers.SGD(0.1, clipnorm=0.5),
+        keras.optimizers.SGD(0.1, global_clipnorm=0.5),
         keras.optimizers.Adam(0.1),
     ],
 )
@@ -76,3 +78,36 @@ def test_steps_that_cannot_be_seen_one_by_one_are_refused():
             expected_batch_size=4,
             num_steps=4,
         )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model, loss: None,
+        lambda model, loss: model,
+        lambda model, loss: model.compile("sgd", loss),
+        lambda model, loss: make_private(model, "mse"),
+    ],
+)
+def test_what_does_not_train_on_the_given_loss_is_refused(make):
+    with pytest.raises(ValueError, match="make_private must return the model"):
+        keras_pipeline.record_dirac_steps(
+            make,
+            is_member=np.ones(8, dtype=bool),
+            l2_norm_clip=1.0,
+            expected_batch_size=4,
+            num_steps=2,
+        )
+
+
+def test_a_schedule_is_read_at_the_step_it_is_for():
+    rate = keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5)
+    optimizer = tf_privacy.DPSGD(rate, l2_norm_clip=2.0, noise_multiplier=1e-3)
+    steps = keras_pipeline.record_dirac_steps(
+        lambda model, loss: make_private(model, loss, optimizer=optimizer),
+        is_member=np.ones(20, dtype=bool),
+        l2_norm_clip=2.0,
+        expected_batch_size=20,
+        num_steps=6,
+    )
+    np.testing.assert_allclose(steps, 1.0, atol=8e-3)

@@ -123,6 +123,13 @@ def test_zero_probability_is_infinitely_many_bits():
     np.testing.assert_array_equal(got, [[0.0, np.inf]])
 
 
+def test_probabilities_called_logits_are_refused():
+    with pytest.raises(ValueError, match='outputs must be "probabilities"'):
+        language_model.LanguageModel(
+            get_probabilities, outputs="logits", vocabulary_size=SIZE
+        )
+
+
 def test_model_that_looks_ahead_is_refused():
     def call(tokens):
         return get_probabilities(tokens[:, ::-1])[:, ::-1]
@@ -158,7 +165,7 @@ def test_other_shapes_are_refused(returned, message):
     ],
 )
 def test_bad_outputs_are_refused(outputs, bad, message):
-    values = np.full(SIZE, 1.0 / SIZE)
+    values = np.full(SIZE, 1.0 if outputs == "logits" else 1.0 / SIZE)
 
     def call(tokens):
         result = np.tile(values, (len(tokens), 1))

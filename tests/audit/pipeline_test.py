@@ -41,7 +41,7 @@ def audit(make=make_private, **settings):
         noise_multiplier=NOISE,
         l2_norm_clip=CLIP,
         delta=1e-5,
-        # Each of the three checks fails wrongly once in 3e6 runs.
+        # Each of the four checks fails wrongly once in 4e6 runs.
         confidence=1.0 - 1e-6,
         **settings,
     )
@@ -158,6 +158,22 @@ def test_clip_that_is_another_than_claimed_is_found():
     report = audit(make)
     assert report.verdict is REJECTED
     assert any("times the clip" in fault for fault in report.faults)
+
+
+def test_canaries_that_do_not_move_the_sums_are_told():
+    rng = np.random.default_rng(23)
+    observations = rng.normal(size=(20, 1000))
+    report = pipeline.make_pipeline_report(
+        observations,
+        is_member=rng.random(1000) < 0.5,
+        steps=pipeline.ClaimedSteps(
+            noise_multiplier=1.0, sampling_probability=0.1, num_steps=20
+        ),
+        delta=1e-5,
+    )
+    assert any("steps were not tested" in fault for fault in report.faults)
+    with pytest.raises(AssertionError, match="steps were not tested"):
+        report.assert_ok()
 
 
 def test_noise_once_for_each_replica_is_found(monkeypatch):

@@ -126,7 +126,8 @@ def test_plot_shows_the_attack_over_the_claim(tmp_path):
     roc, exposures = figure.axes
     assert roc.get_xscale() == roc.get_yscale() == "log"
     labels = roc.get_legend_handles_labels()[1]
-    assert {"attack", "guessing", "allowed by epsilon = 3"} <= set(labels)
+    claim = "allowed by the claim\n(epsilon 3 at delta 1e-05)"
+    assert {"attack", "guessing", claim} <= set(labels)
     (attack,) = [line for line in roc.lines if line.get_label() == "attack"]
     # (0, 0) lies on the edge, half of what one of 520 members makes.
     np.testing.assert_allclose(attack.get_xdata(), [0.5 / 520, 0.1, 1.0])

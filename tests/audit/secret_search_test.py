@@ -206,7 +206,7 @@ def test_certificate_is_missing_where_secrets_are():
     assert result.secrets == ()
     assert not result.is_optimal
     assert result.open_bits == pytest.approx(-math.log2(0.3))
-    assert "not proved" in str(result)
+    assert "no secret found" in str(result)
 
 
 def test_bad_arguments_are_refused():

@@ -72,11 +72,14 @@ def test_context_comes_before_the_secret():
     np.testing.assert_array_equal(got, [[*map(ord, "1-2."), 2]])
 
 
-def test_no_prefix_where_the_secret_comes_first():
-    space = secret_tokens.make_space(
-        (DIGITS,), encode=lambda text: [ord(c) for c in text]
-    )
-    assert space.prefix == () and space.size == 10
+def test_secret_that_comes_first_needs_a_context():
+    def encode(text):
+        return [ord(c) for c in text]
+
+    with pytest.raises(ValueError, match="context must give at least one"):
+        secret_tokens.make_space((DIGITS,), encode=encode)
+    space = secret_tokens.make_space((DIGITS,), encode=encode, context="\n")
+    assert space.prefix == (10,) and space.size == 10
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,17 @@ def test_bad_arguments_are_refused(change, message):
         run(1.0, **change)
 
 
+def test_two_claims_are_refused():
+    claim = claim_lib.Claim.from_pair(0.5, 1e-5)
+    with pytest.raises(ValueError, match="claimed_epsilon must be None"):
+        run(1.0, claimed_epsilon=8.0, claim=claim)
+
+
+def test_attack_alone_says_what_was_compared():
+    report = run(1.0, claimed_epsilon=8.0, method="membership")
+    assert any("rates 0.01, 0.1" in text for text in report.warnings)
+
+
 @pytest.mark.parametrize("name", ["member_scores", "non_member_scores"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_scores_that_are_not_finite_are_refused_by_index(name, bad):

@@ -122,23 +122,7 @@ def audit_canaries(
         ValueError: If an argument is out of range, there are no coins, or a
             score is not finite.
     """
-    if not isinstance(canaries, canaries_lib.Canaries):
-        raise TypeError(
-            "canaries must be the plan that make_..._canaries returned. "
-            f"Received: {type(canaries).__name__}. Canaries.load reads a plan "
-            "from its file."
-        )
-    if not canaries.has_coins:
-        raise ValueError(
-            "canaries must have coins to be audited. Received: a plan in which "
-            "all are members. Measure their exposure, or make canaries with "
-            "coins."
-        )
-    if score is None and canaries.labels is None:
-        raise ValueError(
-            "score must be given for canaries without labels. Received: None. "
-            "For texts, pass make_text_score(encode, outputs=...)."
-        )
+    _check_plan(canaries, score)
     if score is not None:
         scores = score(model, canaries.values)
     else:
@@ -156,17 +140,41 @@ def audit_canaries(
         membership="fair_coins",
         confidence=confidence,
     )
-    if canaries.max_repetitions == 1:
-        return found
-    return dataclasses.replace(
-        found,
-        warnings=(
-            *found.warnings,
+    warnings = found.warnings
+    if canaries.max_repetitions > 1:
+        warnings += (
             f"Canaries were put in up to {canaries.max_repetitions} times. "
             "The claim must be for groups of that size: see "
             "accounting.compute_group_epsilon.",
-        ),
+        )
+    return dataclasses.replace(
+        found,
+        warnings=warnings,
+        assumptions=(*found.assumptions, _TRAINED_ON_PLAN),
     )
+
+
+_TRAINED_ON_PLAN = "The model was trained on what the plan's insert returned."
+
+
+def _check_plan(canaries, score) -> None:
+    if not isinstance(canaries, canaries_lib.Canaries):
+        raise TypeError(
+            "canaries must be the plan that make_..._canaries returned. "
+            f"Received: {type(canaries).__name__}. Canaries.load reads a plan "
+            "from its file."
+        )
+    if not canaries.has_coins:
+        raise ValueError(
+            "canaries must have coins to be audited. Received: a plan in which "
+            "all are members. Measure their exposure, or make canaries with "
+            "coins."
+        )
+    if score is None and canaries.labels is None:
+        raise ValueError(
+            "score must be given for canaries without labels. Received: None. "
+            "For texts, pass make_text_score(encode, outputs=...)."
+        )
 
 
 _SCORES = {

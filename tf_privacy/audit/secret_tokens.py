@@ -42,7 +42,9 @@ def make_space(
         choice are its prefix.
 
     Raises:
-        ValueError: If a word is not one token, or does not stay it.
+        ValueError: If a word is not one token, or does not stay it, or no
+            token stands before the first choice: no model predicts a text's
+            first token from nothing.
     """
     num_checked = _checks.check_integer("num_checked", num_checked, at_least=1)
     rng = np.random.default_rng()
@@ -77,6 +79,11 @@ def make_space(
                 f"others. Received: other tokens for {''.join(chosen)!r}. "
                 f"{_NOT_ALIGNED}"
             )
+    return _join(tokens, choices)
+
+
+def _join(tokens, choices) -> secret_space.SecretSpace:
+    """Returns the space of tokens, some of which have choices."""
     first = min(choices)
     if not first:
         raise ValueError(
