@@ -312,8 +312,11 @@ def main(argv):
     folder = pathlib.Path(_OUTPUT_DIR.value)
     folder.mkdir(parents=True, exist_ok=True)
     for run, name in zip(runs, ("plain", "private"), strict=True):
+        report = audit.make_exposure_report(
+            run.reports[-1], canaries=codes, title=f"Secrets, {run.name}"
+        )
         path = folder / f"exposure_{name}.json"
-        path.write_text(run.reports[-1].to_json(), encoding="utf-8")
+        path.write_text(report.to_json(), encoding="utf-8")
     if importlib.util.find_spec("matplotlib") is None:
         print('no plot: pip install "tf-privacy[report]" draws it')
         return

@@ -33,6 +33,7 @@ _MODULES = {
         "estimate_exposure_by_extrapolation",
         "estimate_exposure_by_sampling",
     ),
+    "exposure_audit": ("make_exposure_report",),
     "exposure_report": ("ExposureReport",),
     "gaussian_epsilon": (
         "compute_fdp_one_run_epsilon",
