@@ -27,7 +27,7 @@ def test_report_has_exposures_and_repetitions(tmp_path):
     )
     assert report.verdict is report_lib.Verdict.NO_CLAIM
     assert report.exposures["repetitions"] == [1, 4, 16]
-    assert report.exposures["exposure"] == list(make_exposures().exposures)
+    assert report.exposures["exposure"] == make_exposures().exposures
     assert "4" in str(report)
     report.plot(tmp_path / "plot.png")
     assert report_lib.AuditReport.from_json(report.to_json()).num_members == 3

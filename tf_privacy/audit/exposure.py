@@ -146,9 +146,10 @@ def estimate_exposure_by_extrapolation(
         exposure[s] = min(log2_size, -log2 F(canary_bits[s]))
 
     F is the distribution function of the skew-normal curve of the largest
-    likelihood, fitted to 100,000 to 200,000 references if there are more. Beyond the references nothing checks it: an estimate by
-    assumption, which may err by many bits to either side. Limits and p-values
-    are those of `estimate_exposure_by_sampling`, which need no curve.
+    likelihood, fitted to 100,000 to 200,000 of the references if there are
+    more. Beyond the references nothing checks it: an estimate by assumption,
+    which may err by many bits to either side. Limits and p-values are those of
+    `estimate_exposure_by_sampling`, which need no curve.
 
     Args:
         canary_bits: `[S]` bits of the canaries, each >= 0.
