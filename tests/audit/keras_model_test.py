@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tf_privacy.audit import canary_makers
+from tf_privacy.audit import claim as claim_lib
 from tf_privacy.audit import keras_language
 from tf_privacy.audit import keras_model
 from tf_privacy.audit import report as report_lib
@@ -249,8 +250,12 @@ def test_what_cannot_be_scored_is_refused(plan, error, message):
 
 
 def test_repeated_canaries_need_the_claim_of_a_group():
-    report = keras_model.audit_canaries(*train_on_noise(0, 3), delta=1e-5)
+    trained = train_on_noise(0, 3)
+    report = keras_model.audit_canaries(*trained, delta=1e-5)
     assert any("up to 3 times" in text for text in report.warnings)
+    claim = claim_lib.Claim.from_pair(1.0, 1e-5)
+    with pytest.raises(ValueError, match="claim must be None for canaries"):
+        keras_model.audit_canaries(*trained, delta=1e-5, claim=claim)
 
 
 def test_canaries_without_coins_are_refused():

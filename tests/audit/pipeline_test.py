@@ -116,7 +116,7 @@ def test_the_library_as_it_is_passes(microbatch_size):
     assert report.claimed_epsilon >= statement * (1 - 1e-9)
 
 
-@pytest.mark.parametrize("factor", [0.5, 0.9, 0.0001])
+@pytest.mark.parametrize("factor", [0.5, 0.7, 0.0001])
 def test_too_little_noise_is_found(factor, monkeypatch):
     monkeypatch.setattr(gaussian, "add_noise", scale_noise(factor))
     report = audit()
@@ -124,6 +124,12 @@ def test_too_little_noise_is_found(factor, monkeypatch):
     assert any("less noise than claimed" in fault for fault in report.faults)
     with pytest.raises(AssertionError, match="less noise than claimed"):
         report.assert_ok()
+
+
+def test_a_tenth_less_noise_is_a_fault(monkeypatch):
+    monkeypatch.setattr(gaussian, "add_noise", scale_noise(0.9))
+    with pytest.raises(AssertionError, match="less noise than claimed"):
+        audit().assert_ok()
 
 
 def test_half_the_noise_contradicts_the_claimed_curve_itself(monkeypatch):
@@ -230,6 +236,39 @@ def test_true_claims_pass_at_the_stated_rate():
         bad += bool(report.faults) or report.verdict is REJECTED
     # 10 expected at most; more than 27 with probability below 1e-6.
     assert bad <= 27
+
+
+STEPS = {"sampling_probability": 0.1, "num_steps": 20}
+
+
+def test_a_looser_claim_than_the_steps_is_not_rejected():
+    # The steps are not as said, and yet they keep what is claimed.
+    rng = np.random.default_rng(29)
+    observations, is_member = draw_observations(rng, noise=0.8, canaries=1000)
+    loose = pipeline.ClaimedSteps(noise_multiplier=0.5, **STEPS)
+    report = pipeline.make_pipeline_report(
+        observations,
+        is_member=is_member,
+        steps=pipeline.ClaimedSteps(noise_multiplier=1.0, **STEPS),
+        delta=1e-5,
+        claim=loose.make_claim(),
+    )
+    assert report.verdict is NOT_REJECTED
+    assert any("less noise than claimed" in fault for fault in report.faults)
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_a_wrong_unit_is_a_fault_and_contradicts_nothing(scale):
+    rng = np.random.default_rng(31)
+    observations, is_member = draw_observations(rng, canaries=1000)
+    report = pipeline.make_pipeline_report(
+        scale * observations,
+        is_member=is_member,
+        steps=pipeline.ClaimedSteps(noise_multiplier=1.0, **STEPS),
+        delta=1e-5,
+    )
+    assert report.verdict is NOT_REJECTED
+    assert len(report.faults) == 2
 
 
 def test_a_claim_of_ones_own_is_tested():

@@ -137,3 +137,24 @@ def test_features_of_another_width_are_refused():
     attack = calibrate(np.arange(40.0), np.ones((40, 1)))
     with pytest.raises(ValueError, match="^features must be of shape"):
         attack.compute_scores([1.0], features=[[1.0, 2.0]])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nobody_is_above_a_threshold_that_all_scores_equal(seed):
+    # A score is one number for each class: no example exceeds its class's.
+    rng = np.random.default_rng(seed)
+    classes = rng.integers(0, 3, 400)
+    scores, features = np.array([0.1, 0.8, 0.4])[classes], np.eye(3)[classes]
+    attack = quantile_attack.calibrate_quantile_attack(
+        scores, features=features, false_positive_rate=0.01, rng=rng
+    )
+    # In batches of any size: the same threshold to the last digit.
+    for size in (1, 7, 400):
+        found = [
+            attack.compute_scores(
+                scores[start : start + size],
+                features=features[start : start + size],
+            )
+            for start in range(0, 400, size)
+        ]
+        assert np.mean(np.concatenate(found) > 0.0) <= 0.01

@@ -211,6 +211,11 @@ class Canaries:
     ) -> list[str]:
         """Returns random secrets of the same format that are no canaries.
 
+        Exposure measured among them is relative to the format's secrets other
+        than the canaries: limits from `estimate_exposure_by_sampling` may be
+        too high by the share that canaries have of all secrets. For a small
+        format, `compute_exact_exposure` of all secrets has no such gap.
+
         Args:
             num_references: How many, distinct; >= 0.
             rng: Source of the draws; None takes fresh entropy.

@@ -110,7 +110,7 @@ def audit_canaries(
         delta: Probability in [0, 1) of the claim and of the bound.
         claimed_epsilon: Nats, for a group as large as a canary is repeated;
             None takes that of `claim`, or tests no claim.
-        claim: The whole claimed curve, for the same group; or None.
+        claim: The whole claimed curve, where no canary is repeated; or None.
         score: Maps the model and `canaries.values` to `[M]` scores, higher for
             members, for what has no labels, such as `make_text_score`; None
             takes the loss.
@@ -130,6 +130,13 @@ def audit_canaries(
             compute_losses(model, canaries.values, canaries.labels, loss=loss)
         )
     members, others = canaries.split_scores(scores)
+    if claim is not None and canaries.max_repetitions > 1:
+        raise ValueError(
+            "claim must be None for canaries that are put in up to "
+            f"{canaries.max_repetitions} times. Received: a claim. Pass the "
+            "claimed_epsilon of a group of that size, from "
+            "accounting.compute_group_epsilon."
+        )
     found = verdict.audit(
         members,
         others,
@@ -143,9 +150,8 @@ def audit_canaries(
     warnings = found.warnings
     if canaries.max_repetitions > 1:
         warnings += (
-            f"Canaries were put in up to {canaries.max_repetitions} times. "
-            "The claim must be for groups of that size: see "
-            "accounting.compute_group_epsilon.",
+            f"Canaries were put in up to {canaries.max_repetitions} times: "
+            "epsilon here is that of a group of that size.",
         )
     return dataclasses.replace(
         found,

@@ -30,6 +30,9 @@ from tf_privacy.audit import verdict
 _NUM_CHECKS = 4
 # Of a clip: canaries that move the sums by less do not test the step.
 _LEAST_CONTRIBUTION = 0.9
+_SMALLEST = 1e-300
+# Of the claimed noise; there may be none at all.
+_SMALLEST_NOISE = 1e-9
 # On each side of 0. More are paid for by each of them.
 _NUM_THRESHOLDS = 12
 _TITLE = "Audit of the training step with canaries of their own weight"
@@ -37,6 +40,8 @@ _ASSUMPTIONS = (
     "A fair coin for each canary, drawn before training, decided whether it "
     "was in the data.",
     "What was recorded is all that each step released about a canary.",
+    "Observations are in units of the clip, canaries join each step with the "
+    "stated probability, and the noise is Gaussian.",
     "The steps in use are those audited: same optimizer, clip, noise, way of "
     "sampling, replicas and versions.",
 )
@@ -93,10 +98,11 @@ def make_pipeline_report(
     whole claimed curve; the noise of the non-members, from both sides; the
     largest and the smallest contribution of the members, against the clip.
 
-    The claim is rejected if the ratios, too little noise or too large a
-    contribution contradicts it. Noise that is too large, or of another kind,
-    and contributions that are too small for a test are faults: `assert_ok`
-    raises for them too.
+    The claim is rejected if the ratios contradict it; where it is that of
+    `steps`, also if the noise seen over the contribution seen is certainly
+    below the noise multiplier. All else that is not as said (noise of another
+    size or kind, contributions that are too large, or too small for a test) is
+    a fault: `assert_ok` raises for it too.
 
     Args:
         observations: `[T, M]` finite; what step t released about canary j over
@@ -106,6 +112,7 @@ def make_pipeline_report(
         delta: Probability in (0, 1), for the epsilons that are shown.
         confidence: In (0, 1).
         claim: What is claimed; None takes the accountant's curve for `steps`.
+            Another claim is rejected by the ratios alone.
 
     Raises:
         ValueError: If an observation is not finite, or the arguments do not
@@ -120,7 +127,8 @@ def make_pipeline_report(
             f"observations must have a row for each of {steps.num_steps} "
             f"steps. Received: {len(observations)}."
         )
-    claim = steps.make_claim() if claim is None else claim
+    is_of_steps = claim is None
+    claim = steps.make_claim() if is_of_steps else claim
     each = 1.0 - (1.0 - confidence) / _NUM_CHECKS
     noise = noise_check.estimate_noise(
         observations[:, ~is_member],
@@ -130,8 +138,10 @@ def make_pipeline_report(
     clip = clipping_check.estimate_clipping(
         observations,
         is_member=is_member,
-        # More noise than claimed is told apart from a larger contribution.
-        noise_multiplier=max(steps.noise_multiplier, noise.upper),
+        # Other noise than claimed is told apart from other contributions.
+        noise_multiplier=max(
+            noise.upper, _SMALLEST_NOISE * steps.noise_multiplier
+        ),
         sampling_probability=steps.sampling_probability,
         confidence=each,
     )
@@ -140,6 +150,7 @@ def make_pipeline_report(
         noise,
         clip,
         claim=claim,
+        is_of_steps=is_of_steps,
         delta=delta,
         confidence=confidence,
     )
@@ -181,9 +192,11 @@ def _test_curve(observations, is_member, steps, claim, delta, confidence):
     )
 
 
-def _join_checks(curve, noise, clip, *, claim, delta, confidence):
+def _join_checks(curve, noise, clip, *, claim, is_of_steps, delta, confidence):
     result = curve.result
-    less = noise.verdict is noise_check.NoiseVerdict.LESS_NOISE
+    # Both bounds at once: at least this contribution, at most this noise.
+    ratio_upper = noise.upper / max(clip.sensitivity_lower, _SMALLEST)
+    is_too_small = is_of_steps and ratio_upper < noise.noise_multiplier
     return report.AuditReport(
         kind="pipeline",
         title=_TITLE,
@@ -193,7 +206,7 @@ def _join_checks(curve, noise, clip, *, claim, delta, confidence):
         delta=delta,
         confidence=confidence,
         is_bound=True,
-        is_rejected=result.rejected or less or not clip.passed,
+        is_rejected=result.rejected or is_too_small,
         num_members=len(curve.members),
         num_non_members=len(curve.others),
         assumptions=_ASSUMPTIONS,
@@ -208,7 +221,12 @@ def _join_checks(curve, noise, clip, *, claim, delta, confidence):
 
 def _list_faults(noise, clip) -> tuple[str, ...]:
     faults = []
-    if not noise.passed:
+    if noise.verdict is noise_check.NoiseVerdict.LESS_NOISE:
+        faults.append(
+            "The noise: less noise than claimed, in units of the clip given to "
+            "the audit."
+        )
+    elif not noise.passed:
         faults.append(f"The noise: {noise.verdict.value}.")
     if not clip.passed:
         faults.append(

@@ -24,16 +24,23 @@ class QuantileAttack:
 
     Attributes:
         coefficients: `[D]` float64, of the features.
-        intercept: The threshold where all features are 0.
+        fitted_intercept: The fitted quantile where all features are 0.
+        shift: Added to every threshold so that the rate holds.
         false_positive_rate: Largest chance that a non-member is above its
             threshold; in (0, 1).
         num_non_members: Non-members the thresholds were made from.
     """
 
     coefficients: np.ndarray
-    intercept: float
+    fitted_intercept: float
+    shift: float
     false_positive_rate: float
     num_non_members: int
+
+    @property
+    def intercept(self) -> float:
+        """The threshold where all features are 0."""
+        return self.fitted_intercept + self.shift
 
     def compute_scores(self, scores, *, features) -> np.ndarray:
         """Returns how far each score is above its threshold.
@@ -53,7 +60,13 @@ class QuantileAttack:
         features = shadow_arrays.check_matrix(
             "features", features, shape=(scores.size, self.coefficients.size)
         )
-        return scores - (features @ self.coefficients + self.intercept)
+        return self._compute_residuals(scores, features) - self.shift
+
+    def _compute_residuals(self, scores, features) -> np.ndarray:
+        # Row by row in one order, whatever the number of rows: a score that
+        # equals its threshold must not come out above it by round-off.
+        lines = np.sum(features * self.coefficients, axis=1)
+        return scores - (lines + self.fitted_intercept)
 
     def __str__(self) -> str:
         return (
@@ -115,14 +128,18 @@ def calibrate_quantile_attack(
     coefficients, intercept = _fit_quantile(
         scores[fitted], features[fitted], level=1.0 - rate
     )
-    left = scores[held_out] - features[held_out] @ coefficients - intercept
-    shift = np.sort(left)[held_out.size - num_above]
-    return QuantileAttack(
+    unshifted = QuantileAttack(
         coefficients=coefficients,
-        intercept=float(intercept + shift),
+        fitted_intercept=float(intercept),
+        shift=0.0,
         false_positive_rate=rate,
         num_non_members=scores.size,
     )
+    left = unshifted.compute_scores(
+        scores[held_out], features=features[held_out]
+    )
+    shift = float(np.sort(left)[held_out.size - num_above])
+    return dataclasses.replace(unshifted, shift=shift)
 
 
 def _fit_quantile(scores: np.ndarray, features: np.ndarray, *, level: float):

@@ -35,6 +35,8 @@ _NUM_CANDIDATES = 100
 ASSUMPTIONS = (
     "trials are independent: models trained anew, or canaries that do not "
     "interact",
+    "each trial's example was in or out by a coin of its own, or is the same "
+    "in all trials",
     "no score was computed with the help of who is a member",
     "each trial adds or removes examples_per_trial units of the claim",
 )
