@@ -4,6 +4,7 @@
     python tutorials/secret_sharer.py                   # three minutes
     python tutorials/secret_sharer.py --repetitions=1,4,16,64
     python tutorials/secret_sharer.py --text_file=my.txt --target_epsilon=1
+    python tutorials/secret_sharer.py --digits=16 --repetitions=10,30
 
 A character model is trained twice, without privacy and with DP-Adam, on the
 manual that comes with Python and a few made-up codes. After every epoch it is
@@ -35,6 +36,14 @@ _TEXT_FILE = flags.DEFINE_string(
 _REPETITIONS = flags.DEFINE_list(
     "repetitions", ["1", "4", "16"], "How often each code is in the text."
 )
+_DIGITS = flags.DEFINE_integer(
+    "digits", 6, "Length of a code; at most 23.", lower_bound=1, upper_bound=23
+)
+_EVALUATIONS = flags.DEFINE_integer(
+    "evaluations",
+    200_000,
+    "The most prefixes to count the final ranks with; 2000 in every epoch.",
+)
 _TARGET_EPSILON = flags.DEFINE_float(
     "target_epsilon", 3.0, "What the private model may spend."
 )
@@ -53,12 +62,13 @@ _SMOKE = flags.DEFINE_bool(
     "smoke", False, "Train on little text for two epochs, to see that it runs."
 )
 
-FORMAT = audit.CanaryFormat("my locker code is {digit:6}")
 ALPHABET = " .,abcdefghijklmnopqrstuvwxyz0123456789"
 _LENGTH = 41
 _NUM_TRAIN = 3000
 _NUM_TEST = 1000
-_EVALUATIONS = 2000
+_EPOCH_EVALUATIONS = 2000
+_SEARCH_EVALUATIONS = 20_000
+_PREFIX = "my locker code is "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +95,29 @@ def encode(text: str) -> list[int]:
         text: Of characters in ALPHABET.
     """
     return [ALPHABET.index(character) for character in text]
+
+
+def make_format() -> audit.CanaryFormat:
+    """Returns the form of the codes."""
+    return audit.CanaryFormat(f"{_PREFIX}{{digit:{_DIGITS.value}}}")
+
+
+def measure_exposure(model, codes, evaluations: int) -> audit.ExposureReport:
+    """Returns how exposed each code is.
+
+    Args:
+        model: Gives logits of the next character.
+        codes: The `Canaries`.
+        evaluations: The most prefixes to count ranks with.
+    """
+    space = make_format().to_secret_space(encode)
+    return audit.estimate_exposure(
+        audit.make_language_model(model, outputs="logits"),
+        space,
+        secrets=audit.encode_secrets(codes.values, space=space, encode=encode),
+        max_evaluations=evaluations,
+        names=codes.values,
+    )
 
 
 def load_documents(path: str | None, rng: np.random.Generator) -> list[str]:
@@ -179,18 +212,9 @@ def train(name: str, *, codes, documents, tests, epochs: int, private: bool):
         epochs=epochs,
         private=private,
     )
-    space = FORMAT.to_secret_space(encode)
-    secrets = audit.encode_secrets(codes.values, space=space, encode=encode)
-    language_model = audit.make_language_model(model, outputs="logits")
 
     def measure(_, epoch):
-        report = audit.estimate_exposure(
-            language_model,
-            space,
-            secrets=secrets,
-            max_evaluations=_EVALUATIONS,
-            names=codes.values,
-        )
+        report = measure_exposure(model, codes, _EPOCH_EVALUATIONS)
         shown = " ".join(f"{e:5.1f}" for e in report.exposures)
         print(f"{name}, epoch {epoch + 1}: exposures {shown} bits")
         return report
@@ -223,11 +247,12 @@ def extract(run: Run, codes) -> str:
     """
     found = audit.search_secrets(
         audit.make_language_model(run.model, outputs="logits"),
-        FORMAT.to_secret_space(encode),
-        max_evaluations=20_000,
+        make_format().to_secret_space(encode),
+        max_evaluations=_SEARCH_EVALUATIONS,
     )
-    digits = "".join(ALPHABET[token] for token in found.secrets[0])
-    secret = FORMAT.template.split("{")[0] + digits
+    if not found.secrets:
+        return f"{run.name}: {found}"
+    secret = _PREFIX + "".join(ALPHABET[t] for t in found.secrets[0])
     verdict = (
         "a code of the training text" if secret in codes.values else "no code"
     )
@@ -250,7 +275,7 @@ def plot(runs: list[Run], repetitions: list[int], path: pathlib.Path) -> None:
         figsize=(10, 4.5), layout="constrained"
     )
     axes = figure.subplots(1, len(runs), sharey=True)
-    limit = FORMAT.log2_size
+    limit = make_format().log2_size
     for ax, run in zip(axes, runs, strict=True):
         epochs = np.arange(1, len(run.reports) + 1)
         exposures = np.array([report.exposures for report in run.reports])
@@ -285,7 +310,7 @@ def main(argv):
     rng = np.random.default_rng(_SEED.value)
     repetitions = [int(count) for count in _REPETITIONS.value]
     codes = audit.make_exposure_canaries(
-        FORMAT, repetitions=repetitions, seed=_SEED.value
+        make_format(), repetitions=repetitions, seed=_SEED.value
     )
     pieces = load_documents(_TEXT_FILE.value, rng)
     if len(pieces) < num_train + num_test:
@@ -307,6 +332,8 @@ def main(argv):
     print(f"epsilon: {math.ceil(1000 * statement.epsilon) / 1000} of DP-Adam")
     for run in runs:
         print(f"\n{run.name}, {run.losses[-1]:.2f} bits a character:")
+        evaluations = _EPOCH_EVALUATIONS if _SMOKE.value else _EVALUATIONS.value
+        run.reports[-1] = measure_exposure(run.model, codes, evaluations)
         print(run.reports[-1])
         print(extract(run, codes))
     folder = pathlib.Path(_OUTPUT_DIR.value)

@@ -264,7 +264,9 @@ def test_canaries_without_coins_are_refused():
         keras_model.audit_canaries(None, plan, delta=1e-5)
 
 
-@pytest.mark.parametrize("attack", ["logit", "confidence", "modified_entropy"])
+@pytest.mark.parametrize(
+    "attack", ["logit", "confidence", "modified_entropy", "entropy"]
+)
 def test_membership_of_what_was_learnt_by_heart(attack):
     model, plan = train_on_noise(80)
     rows = np.flatnonzero(plan.is_member), np.flatnonzero(~plan.is_member)
@@ -274,7 +276,8 @@ def test_membership_of_what_was_learnt_by_heart(attack):
     result = keras_model.audit_membership(
         model, members, others, outputs="logits", attack=attack
     )
-    assert result.auc.lower > 0.7
+    # Without the label, wrong and certain looks like right and certain.
+    assert result.auc.lower > (0.5 if attack == "entropy" else 0.7)
     assert not result.is_bound
     groupings = {each.grouping for each in result.slices.slices}
     assert groupings == {"class", "prediction", "loss"}

@@ -183,7 +183,15 @@ def _check_plan(canaries, score) -> None:
         )
 
 
+def _score_by_entropy(predictions, *, labels, outputs: str) -> np.ndarray:
+    del labels
+    return membership_scores.compute_entropy_scores(
+        predictions, outputs=outputs
+    )
+
+
 _SCORES = {
+    "entropy": _score_by_entropy,
     "logit": membership_scores.compute_logit_scores,
     "confidence": membership_scores.compute_confidence_scores,
     "modified_entropy": membership_scores.compute_modified_entropy_scores,
@@ -213,7 +221,8 @@ def audit_membership(
         members: (x, y) with `[M]` integer labels; from the training data.
         non_members: (x, y), `[N]`; from the same source, not trained on.
         outputs: What the model returns, "logits" or "probabilities".
-        attack: "logit", "confidence" or "modified_entropy".
+        attack: "logit" or "confidence" (both rank as the loss does),
+            "modified_entropy", or "entropy", which needs no label.
         confidence: Of the intervals; in (0, 1).
         false_positive_rate: At which slices are compared; in (0, 1).
         num_loss_groups: Slices by loss; >= 2.
