@@ -181,7 +181,7 @@ def main(argv):
     model.compile(
         optimizer=keras.optimizers.Adam(), loss=_LOSS, metrics=["accuracy"]
     )
-    # It claims nothing; what would be shown of the private model's claim?
+    # It claims nothing: it is held against the private model's claim.
     report_on(
         "without_privacy",
         train(model, **settings),

@@ -19,9 +19,10 @@ class AuditCallback(keras.callbacks.Callback):
     `audit_<name>`) and, with `log_dir`, in TensorBoard. `CSVLogger` writes only
     what it saw in the first epoch: use every=1 with it.
 
-    Looking at the model costs no privacy budget where the model is private:
-    it is post-processing. What is printed about members of a model that is not
-    private tells about them.
+    An audit that looks at a private model and at made-up canaries alone costs
+    no privacy budget: it is post-processing. One that scores real training
+    examples computes figures of the raw data, which no epsilon covers: do not
+    publish them, and do not choose a model by them.
 
     Args:
         audit: Called with the model and the epoch's number; returns a mapping

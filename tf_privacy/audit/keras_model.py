@@ -214,7 +214,8 @@ def audit_membership(
 
     Slices by class, by loss and by whether the model is right are looked at
     too, and the worst are named. An estimate, not a bound: see
-    `audit_canaries` for that.
+    `audit_canaries` for that. It is computed from real members, so that no
+    epsilon covers the figures themselves.
 
     Args:
         model: A Keras classifier of one output.
