@@ -182,6 +182,24 @@ def test_canaries_that_do_not_move_the_sums_are_told():
         report.assert_ok()
 
 
+def test_a_ledger_that_forgets_steps_is_told():
+    def make(model, loss):
+        model = make_private(model, loss)
+        ledger = type(model.optimizer.ledger)
+        entries = ledger.entries
+
+        def forget(self):
+            return [(kind, count // 2) for kind, count in entries(self)]
+
+        patch.setattr(ledger, "entries", forget)
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        report = audit(make)
+    assert report.verdict is NOT_REJECTED
+    assert any("The statement: the model states" in f for f in report.faults)
+
+
 def test_noise_once_for_each_replica_is_found(monkeypatch):
     monkeypatch.setattr(gaussian, "add_noise", add_noise_of_two_replicas)
     report = audit()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Takes real training steps on canaries with a weight of their own."""
 
+import dataclasses
 from collections.abc import Callable
 
 import keras
@@ -19,6 +20,8 @@ _NOT_IN_PLAIN_SGD = (
     "clipvalue",
     "global_clipnorm",
 )
+# Between two ways to add up the same steps.
+_ROUND_OFF = 1e-6
 # What makes a Dirac canary's gradient exceed any clip that is in use.
 _GRADIENT_OVER_CLIP = 100.0
 
@@ -84,7 +87,7 @@ def _linear_loss(y_true, y_pred):
 
 
 def _make_dirac_model(num_canaries: int) -> keras.Model:
-    """Returns a model in which each canary owns one weight, and all share one.
+    """Returns a model in which each canary that is in owns one weight.
 
     The last row of the table takes the canaries that are out: they are in the
     data as rows that touch no canary's weight.
@@ -185,7 +188,9 @@ def audit_pipeline(
 
     It trains `num_canaries` canaries, each with a weight of its own, for
     `num_steps` steps: a few seconds on a CPU. See `make_pipeline_report` for
-    what is checked, `record_dirac_steps` for the canaries.
+    what is checked, `record_dirac_steps` for the canaries. A model that has a
+    `privacy_statement` must state no less than these steps spend; else that is
+    a fault.
 
     Run it on the machines, with the strategy and the versions that will train.
 
@@ -218,18 +223,41 @@ def audit_pipeline(
         num_steps=num_steps,
     )
     is_member = np.random.default_rng(seed).random(num_canaries) < 0.5
+    models = []
+
+    def make_and_keep(model, loss):
+        models.append(make_private(model, loss))
+        return models[-1]
+
     observations = record_dirac_steps(
-        make_private,
+        make_and_keep,
         is_member=is_member,
         l2_norm_clip=l2_norm_clip,
         expected_batch_size=expected_batch_size,
         num_steps=num_steps,
     )
-    return pipeline.make_pipeline_report(
+    found = pipeline.make_pipeline_report(
         observations,
         is_member=is_member,
         steps=steps,
         delta=delta,
         confidence=confidence,
         claim=claim,
+    )
+    faults = _check_statement(models[0], steps, delta)
+    return dataclasses.replace(found, faults=(*found.faults, *faults))
+
+
+def _check_statement(model, steps, delta: float) -> tuple[str, ...]:
+    """Returns a fault if the model states less than its steps have spent."""
+    if not hasattr(model, "privacy_statement"):
+        return ()
+    stated = model.privacy_statement(delta=delta).epsilon
+    spent = steps.compute_epsilon(delta)
+    if stated >= spent * (1.0 - _ROUND_OFF):
+        return ()
+    return (
+        f"The statement: the model states epsilon {stated:.6g} at delta "
+        f"{delta:g}, the steps that it took spend {spent:.6g}. Look for steps, "
+        "noise or sampling that its ledger does not hold.",
     )

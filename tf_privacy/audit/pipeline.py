@@ -66,14 +66,25 @@ class ClaimedSteps:
         _checks.check_sampling_probability(self.sampling_probability)
         _checks.check_integer("num_steps", self.num_steps, at_least=1)
 
-    def make_claim(self) -> claim_lib.Claim:
-        """Returns the (epsilon, delta) curve that the accountant states."""
+    def _describe(self) -> accounting.Mechanism:
         step = accounting.PoissonSampled(
             accounting.Gaussian(self.noise_multiplier),
             self.sampling_probability,
         )
+        return accounting.SelfComposed(step, self.num_steps)
+
+    def compute_epsilon(self, delta: float) -> float:
+        """Returns the epsilon in nats that the accountant states.
+
+        Args:
+            delta: Probability in (0, 1).
+        """
+        return accounting.compute_epsilon_of([self._describe()], delta=delta)
+
+    def make_claim(self) -> claim_lib.Claim:
+        """Returns the (epsilon, delta) curve that the accountant states."""
         return claim_lib.make_claim(
-            [accounting.SelfComposed(step, self.num_steps)],
+            [self._describe()],
             description=(
                 f"{self.num_steps} steps, noise multiplier "
                 f"{self.noise_multiplier:g}, sampling probability "
