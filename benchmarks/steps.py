@@ -124,7 +124,7 @@ def make_step(case: Case, batch, *, private: bool, jit_compile: bool = False):
     if private:
         # What fit does around the steps, once.
         optimizer.ledger.row_of(optimizer.step_kind())
-        model._private_phase.row.assign(0)
+        model._private_phase.rows.assign([0])
         model._private_phase.is_open = True
 
     def step(batch):

@@ -30,7 +30,7 @@ ARROWS = {
     "accounting": {"_checks", "_neighboring_relation"},
     "sampling": {"_checks"},
     "clipping": {"_checks", "_neighboring_relation"},
-    "noise": {"_checks", "clipping"},
+    "noise": {"_checks", "clipping", "accounting"},
     "optimizers": {"_checks", "clipping", "noise", "sampling"},
     "training": {"_checks", *_BELOW_TRAINING},
     "audit": {"_checks", "accounting"},

@@ -37,6 +37,12 @@ _MODULES = {
         "Instantiated",
         "OuterProduct",
     ),
+    "clipping.moving_clips": (
+        "ClipSchedule",
+        "MeanNormClipping",
+        "MovingClip",
+        "QuantileClipping",
+    ),
     "clipping.regularization": ("regularizer_gradients",),
     "clipping.row_independence": ("check_model",),
     "clipping.rule_check": ("check_rule", "register_rule"),
@@ -47,6 +53,10 @@ _MODULES = {
         "FlatClipping",
         "PerLayerClipping",
     ),
+    "noise.independent_noise": ("NoiseSchedule",),
+    "noise.noise_style": ("NoiseStyle",),
+    "noise.toeplitz_noise": ("ToeplitzNoise",),
+    "noise.tree_noise": ("TreeNoise",),
     "optimizers.budget_error": ("PrivacyBudgetError",),
     "optimizers.dp_optimizer": ("DPOptimizer",),
     "optimizers.presets": (
@@ -61,6 +71,7 @@ _MODULES = {
         "fold_batch_normalization",
         "replace_batch_normalization",
     ),
+    "training.cyclic_dataset": ("CyclicDataset",),
     "training.models": (
         "DPModel",
         "DPSequential",

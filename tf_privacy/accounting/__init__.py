@@ -21,10 +21,12 @@ from tf_privacy.accounting.correlated_noise import compute_cyclic_sensitivity
 from tf_privacy.accounting.correlated_noise import compute_matrix_sensitivity
 from tf_privacy.accounting.correlated_noise import compute_toeplitz_sensitivity
 from tf_privacy.accounting.correlated_noise import compute_tree_sensitivity
+from tf_privacy.accounting.discrete_gaussian import DiscreteGaussian
 from tf_privacy.accounting.dp_events import from_dp_event
 from tf_privacy.accounting.dp_events import to_dp_event
 from tf_privacy.accounting.epsilon_curve import calibrate_num_steps
 from tf_privacy.accounting.epsilon_curve import compute_max_steps
+from tf_privacy.accounting.epsilon_curve import DescribedEpsilonCurve
 from tf_privacy.accounting.epsilon_curve import EpsilonCurve
 from tf_privacy.accounting.group_privacy import compute_group_epsilon
 from tf_privacy.accounting.group_privacy import convert_to_group_epsilon
@@ -62,7 +64,7 @@ from tf_privacy.accounting.sampled_mechanisms import SampledWithoutReplacement
 from tf_privacy.accounting.sampled_mechanisms import ShuffledEpochs
 from tf_privacy.accounting.sampled_mechanisms import TruncatedPoissonSampled
 from tf_privacy.accounting.statement import make_privacy_statement
-from tf_privacy.accounting.statement import Phase
+from tf_privacy.accounting.phase import Phase
 from tf_privacy.accounting.statement import PrivacyStatement
 from tf_privacy.accounting.tensorflow_privacy_names import (
     compute_dp_sgd_privacy,
@@ -89,7 +91,9 @@ __all__ = [
     "Composed",
     "ConcentratedDP",
     "DEFAULT_ORDERS",
+    "DiscreteGaussian",
     "EpsilonBounds",
+    "DescribedEpsilonCurve",
     "EpsilonCurve",
     "Gaussian",
     "GroupRun",

@@ -3,6 +3,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from collections.abc import Sequence
 
 import numpy as np
@@ -110,14 +111,19 @@ class EpsilonCurve:
             "target_epsilon", target_epsilon, above=0.0
         )
 
+        if not self.compute_epsilon(1) <= target_epsilon:
+            return 0
+        return self._climb(self._find_near(target_epsilon), target_epsilon)
+
+    def _find_near(self, target_epsilon: float) -> int:
+        """Returns a safe number of steps, as a rule close to the last one."""
+
         def compute_excess(log_steps):
             epsilon = self.compute_epsilon(round(math.exp(log_steps)))
             return math.log(
                 max(epsilon, 1e-2 * target_epsilon) / target_epsilon
             )
 
-        if not self.compute_epsilon(1) <= target_epsilon:
-            return 0
         largest = math.log(ranges.MAX_NUM_STEPS)
         found = search.find_root(
             compute_excess,
@@ -127,8 +133,7 @@ class EpsilonCurve:
             slope=0.6,
             tolerance=1e-6,
         )
-        steps = 1 if found is None else round(math.exp(found))
-        return self._climb(steps, target_epsilon)
+        return 1 if found is None else round(math.exp(found))
 
     def _guess_log_steps(self, target_epsilon) -> float:
         """Returns about the log of the steps that the Renyi bound allows."""
@@ -163,6 +168,39 @@ class EpsilonCurve:
                 steps += stride
             stride //= 2
         return steps
+
+
+class DescribedEpsilonCurve(EpsilonCurve):
+    """Epsilon as a function of the number of further steps of any kind.
+
+    Args:
+        spent: What ran before on the same data; may be empty.
+        describe_steps: From a number of steps to what they are; must never
+            spend less for more steps.
+        delta: Probability in (0, 1).
+        neighboring_relation: Which data sets are compared.
+    """
+
+    def __init__(
+        self,
+        *,
+        spent: Sequence[mechanism_lib.Mechanism],
+        describe_steps: Callable[[int], Sequence[mechanism_lib.Mechanism]],
+        delta: float,
+        neighboring_relation: relation_lib.NeighboringRelation = (
+            _ADD_OR_REMOVE_ONE
+        ),
+    ):
+        self._spent = tuple(spent)
+        self._describe_steps = describe_steps
+        self._delta = _checks.check_delta(delta)
+        self._relation = neighboring_relation
+
+    def _list_mechanisms(self, num_steps):
+        return (*self._spent, *self._describe_steps(num_steps))
+
+    def _find_near(self, target_epsilon):
+        return 1
 
 
 def compute_max_steps(

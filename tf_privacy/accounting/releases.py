@@ -196,12 +196,15 @@ class Overflow:
     doubt: float
 
 
-def _bound_rdp_by_triangle(orders, release) -> np.ndarray:
+def bound_rdp_by_triangle(orders, release) -> np.ndarray:
     """Returns the RDP of going from one content to none and on to another.
 
     Args:
         orders: `[A]` float64; each > 1.
-        release: A `SampledGaussianRelease`.
+        release: What adding the content to none, or removing it, costs.
+
+    Returns:
+        `[A]` float64, nats.
 
     Source: Mironov 2017, arXiv:1702.07476, Corollary 4 (a weak triangle
         inequality).
@@ -243,7 +246,7 @@ class ReplacedGaussianRelease(Release):
         noise = self.noise_multiplier / clips
         unsampled = 4.0 * orders / (2.0 * noise**2)
         release = SampledGaussianRelease(noise, self.sampling_probability)
-        return np.minimum(unsampled, _bound_rdp_by_triangle(orders, release))
+        return np.minimum(unsampled, bound_rdp_by_triangle(orders, release))
 
 
 def _list_branches(release):

@@ -7,6 +7,7 @@ from scipy import special
 
 from tf_privacy import _checks
 from tf_privacy.accounting import balls_in_bins
+from tf_privacy.accounting import discrete_gaussian
 from tf_privacy.accounting import laplace_loss
 from tf_privacy.accounting import mechanism as mechanism_lib
 from tf_privacy.accounting import neighboring_relation as relation_lib
@@ -22,6 +23,11 @@ _SAME_SIZE = [
     relation_lib.NeighboringRelation.REPLACE_ONE,
     relation_lib.NeighboringRelation.ZERO_OUT_ONE,
 ]
+# What PoissonSampled takes beside what is one Gaussian.
+_SAMPLED_OTHERS = (
+    discrete_gaussian.DiscreteGaussian,
+    noise_mechanisms.Laplace,
+)
 
 
 def _check_gaussian(name: str, value) -> float:
@@ -41,7 +47,8 @@ class PoissonSampled(mechanism_lib.Mechanism):
     """A mechanism on a sample that each unit joins by its own coin.
 
     Attributes:
-        mechanism: A `Gaussian`, `AdaptiveClipping` or `Laplace`.
+        mechanism: A `Gaussian`, `AdaptiveClipping`, `DiscreteGaussian` or
+            `Laplace`.
         sampling_probability: Chance that a unit joins; in [1e-8, 1].
     """
 
@@ -49,7 +56,7 @@ class PoissonSampled(mechanism_lib.Mechanism):
     sampling_probability: float
 
     def __post_init__(self):
-        if not isinstance(self.mechanism, noise_mechanisms.Laplace):
+        if not isinstance(self.mechanism, _SAMPLED_OTHERS):
             _check_gaussian("mechanism", self.mechanism)
         mechanism_lib.set_checked(
             self,
@@ -58,9 +65,16 @@ class PoissonSampled(mechanism_lib.Mechanism):
             ),
         )
 
+    @property
+    def is_attained(self):
+        """Whether the mechanism's bound is attained."""
+        return self.mechanism.is_attained
+
     def list_releases(self, relation):
         """Returns one release."""
         q = self.sampling_probability
+        if isinstance(self.mechanism, discrete_gaussian.DiscreteGaussian):
+            return ((self.mechanism.sample(q, relation), 1),)
         if isinstance(self.mechanism, noise_mechanisms.Laplace):
             if q == 1.0:
                 return self.mechanism.list_releases(relation)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from tf_privacy import _checks
 from tf_privacy.accounting import composition
-from tf_privacy.accounting import mechanism as mechanism_lib
 from tf_privacy.accounting import neighboring_relation as relation_lib
+from tf_privacy.accounting import phase as phase_lib
 from tf_privacy.accounting import statement_text
 
 RELEASED = "All model weights of all steps, and all that is computed from them."
@@ -23,56 +23,6 @@ NOT_COVERED = (
     "public.",
     "Rounding: the noise is a floating-point approximation of a Gaussian.",
 )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Phase:
-    """A stretch of training at constant settings.
-
-    Attributes:
-        noise_multiplier: Noise stddev over the L2 clip; in [0.01, 1000].
-        sampling_probability: Of Poisson sampling, in [1e-8, 1]; None where the
-            batches were made by the user, which counts as 1.
-        num_steps: Noisy releases that ran; whole, in [0, 1e8].
-        l2_norm_clip: L2 bound on one unit's gradient; > 0.
-        expected_batch_size: Divisor of the noisy sum, in examples; > 0.
-        num_examples: Examples in the training set, or None if unknown.
-    """
-
-    noise_multiplier: float
-    sampling_probability: float | None
-    num_steps: int
-    l2_norm_clip: float
-    expected_batch_size: float
-    num_examples: int | None = None
-
-    def __post_init__(self):
-        checked = {"num_steps": self.make_mechanism().num_steps}
-        for name in ("l2_norm_clip", "expected_batch_size"):
-            value = getattr(self, name)
-            checked[name] = _checks.check_real(name, value, above=0.0)
-        if self.num_examples is not None:
-            checked["num_examples"] = _checks.check_integer(
-                "num_examples", self.num_examples, at_least=1
-            )
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
-
-    @property
-    def sampling(self) -> str:
-        """How batches were made, in words."""
-        if self.sampling_probability is None:
-            return "batches made by the user (no amplification)"
-        return "poisson"
-
-    def make_mechanism(self) -> mechanism_lib.SampledGaussianSteps:
-        """Returns what the phase counts as; user batches are unsampled."""
-        probability = self.sampling_probability
-        return mechanism_lib.SampledGaussianSteps(
-            noise_multiplier=self.noise_multiplier,
-            sampling_probability=1.0 if probability is None else probability,
-            num_steps=self.num_steps,
-        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,7 +56,7 @@ class PrivacyStatement:
     delta: float
     unit: str
     neighboring_relation: relation_lib.NeighboringRelation
-    phases: tuple[Phase, ...]
+    phases: tuple[phase_lib.Phase, ...]
     num_steps: int
     epsilon_lower: float
     epsilon_rdp: float
@@ -146,7 +96,9 @@ class PrivacyStatement:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
 
-def _list_assumptions(phases: Sequence[Phase], unit: str) -> list[str]:
+def _list_assumptions(
+    phases: Sequence[phase_lib.Phase], unit: str
+) -> list[str]:
     assumptions = [
         f"One {unit} contributes at most l2_norm_clip to the sum of a step, "
         "and nothing else that was released depends on the data.",
@@ -159,10 +111,26 @@ def _list_assumptions(phases: Sequence[Phase], unit: str) -> list[str]:
             f"Where the sampling is poisson, every {unit} joined every batch "
             "independently with the stated probability, and nobody saw which."
         )
-    return assumptions
+    assumptions += [
+        each for phase in phases for each in phase.list_assumptions(unit)
+    ]
+    return list(dict.fromkeys(assumptions))
 
 
-def _list_notes(phases: Sequence[Phase], delta: float, unit: str) -> list[str]:
+def _check_relation(phases, relation) -> None:
+    if relation is relation_lib.NeighboringRelation.ADD_OR_REMOVE_ONE and any(
+        phase.is_correlated for phase in phases
+    ):
+        raise ValueError(
+            "neighboring_relation must be ZERO_OUT_ONE or REPLACE_ONE where "
+            "noise is correlated: a unit more would move all others to other "
+            "steps. Received: ADD_OR_REMOVE_ONE. Use ZERO_OUT_ONE."
+        )
+
+
+def _list_notes(
+    phases: Sequence[phase_lib.Phase], delta: float, unit: str
+) -> list[str]:
     notes = []
     sizes = [phase.num_examples for phase in phases if phase.num_examples]
     if sizes and not delta < 1.0 / max(sizes):
@@ -178,10 +146,7 @@ def _list_notes(phases: Sequence[Phase], delta: float, unit: str) -> list[str]:
 def _compute_figures(phases, delta, relation) -> dict:
     """Returns what the accountants say, by the statement's fields."""
     mechanisms = [phase.make_mechanism() for phase in phases]
-    unsampled = [
-        dataclasses.replace(each, sampling_probability=1.0)
-        for each in mechanisms
-    ]
+    unsampled = [phase.without_amplification() for phase in phases]
     bounds, worst = (
         composition.compute_epsilon_bounds_of(
             runs, delta=delta, neighboring_relation=relation
@@ -207,7 +172,7 @@ def _compute_figures(phases, delta, relation) -> dict:
 
 
 def make_privacy_statement(
-    phases: Sequence[Phase],
+    phases: Sequence[phase_lib.Phase],
     *,
     delta: float,
     unit: str = "example",
@@ -236,6 +201,7 @@ def make_privacy_statement(
     """
     delta = _checks.check_delta(delta)
     phases = tuple(phases)
+    _check_relation(phases, neighboring_relation)
     figures = _compute_figures(phases, delta, neighboring_relation)
     written = [*_list_notes(phases, delta, unit), *notes]
     if fixed_noise_seed:

@@ -63,6 +63,7 @@ def _write_phase(phase, unit: str) -> str:
     sampling = phase.sampling
     if phase.sampling_probability is not None:
         sampling += f" with sampling_probability {phase.sampling_probability:g}"
+    noise = f", noise: {phase.noise}" if phase.noise else ""
     noun, _, rest = unit.partition(" ")
     units = f"{noun}s {rest}".strip()
     examples = (
@@ -74,13 +75,13 @@ def _write_phase(phase, unit: str) -> str:
         f"{phase.num_steps} steps on {examples}: noise_multiplier "
         f"{phase.noise_multiplier:g}, l2_norm_clip {phase.l2_norm_clip:g}, "
         f"expected_batch_size {phase.expected_batch_size:g}, sampling: "
-        f"{sampling}."
+        f"{sampling}{noise}."
     )
 
 
 def _write_command(statement) -> list[str]:
     """Returns the command that computes the same epsilon, if one does."""
-    if len(statement.phases) != 1:
+    if len(statement.phases) != 1 or not statement.phases[0].is_plain:
         return []
     if statement.neighboring_relation.value == "replace_one":
         return []

@@ -23,21 +23,38 @@ class ClippedSum:
         examples_per_unit: Consecutive examples that made up one unit. The
             bound is for a whole unit: one example of several in a unit may
             move the sum by twice as much.
+        query_sum: float32 scalar; the sum over units of what the clipping
+            style asks of each, to move its clip; None if it asks nothing.
+        query_sensitivity: Bound on one unit's part of it; None likewise.
     """
 
     gradients: tuple[Any, ...]
     variables: tuple[Any, ...]
     l2_sensitivity: float
     examples_per_unit: int = 1
+    query_sum: Any = None
+    query_sensitivity: float | None = None
 
     def __post_init__(self):
         _checks.check_real("l2_sensitivity", self.l2_sensitivity, above=0.0)
+        if (self.query_sum is None) != (self.query_sensitivity is None):
+            raise ValueError(
+                "query_sum must come with its query_sensitivity. Received: "
+                f"query_sensitivity={self.query_sensitivity!r}. Give both or "
+                "none."
+            )
         if len(self.gradients) != len(self.variables):
             raise ValueError(
                 "gradients must hold one tensor for each variable. Received: "
                 f"{len(self.gradients)} gradients, {len(self.variables)} "
                 "variables."
             )
+
+    @property
+    def sums(self) -> list[Any]:
+        """The gradients and, if there is one, the query."""
+        query = [] if self.query_sum is None else [self.query_sum]
+        return [*self.gradients, *query]
 
     def __add__(self, other: "ClippedSum") -> "ClippedSum":
         """Returns the sum over the units of both, which must be disjoint.
@@ -58,6 +75,12 @@ class ClippedSum:
                 f"examples_per_unit, {self.examples_per_unit}. Received: "
                 f"{other.examples_per_unit}. Clip both pieces alike."
             )
+        if self.query_sensitivity != other.query_sensitivity:
+            raise ValueError(
+                "other must be a ClippedSum of the same query_sensitivity, "
+                f"{self.query_sensitivity}. Received: "
+                f"{other.query_sensitivity}. Clip both pieces alike."
+            )
         return ClippedSum(
             gradients=tuple(
                 a + b
@@ -66,4 +89,10 @@ class ClippedSum:
             variables=self.variables,
             l2_sensitivity=max(self.l2_sensitivity, other.l2_sensitivity),
             examples_per_unit=self.examples_per_unit,
+            query_sum=(
+                None
+                if self.query_sum is None
+                else self.query_sum + other.query_sum
+            ),
+            query_sensitivity=self.query_sensitivity,
         )

@@ -95,7 +95,8 @@ def clipped_gradients(
         y: A structure of tensors `[B, ...]`, or None.
         sample_weight: A structure of tensors `[B, ...]`, or None.
         l2_norm_clip: L2 bound on one unit's gradient; gradient units; > 0. A
-            number, or a ClippingStyle that has one.
+            number, or a ClippingStyle that has one; `optimizer.current_clip`
+            where the clip moves.
         loss: `loss(y, y_pred, sample_weight)` for a batch of one example, a
             function of nothing else; None takes the one that the model was
             compiled with.
@@ -192,6 +193,8 @@ def _clip_rows(model, data, settings, counted):
         variables=variables,
         l2_sensitivity=settings.style.l2_norm_clip,
         examples_per_unit=settings.examples_per_unit,
+        query_sum=settings.style.sum_query(squared, counted),
+        query_sensitivity=settings.style.query_sensitivity,
     )
     return ClippedStep(
         clipped_sum=total, y_pred=y_pred, norms=ops.sqrt(squared)

@@ -188,22 +188,31 @@ def sum_over_microbatches(
         else:
             step, piece = clip(data, start, stop, units_per_piece)
         observe(step, piece)
-        return list(step.clipped_sum.gradients)
+        return step.clipped_sum.sums
 
     variables = tuple(model.trainable_variables)
     if is_empty:
         clip_piece(0, 0)
-    gradients = backend.sum_over_pieces(
+    has_query = settings.style.query_sensitivity is not None
+    shapes = [*(v.shape for v in variables), *([()] if has_query else [])]
+    sums = backend.sum_over_pieces(
         clip_piece,
         num_units,
         units_per_piece,
-        [ops.zeros(v.shape, "float32") for v in variables],
+        [ops.zeros(shape, "float32") for shape in shapes],
     )
+    return _as_clipped_sum(sums, variables, settings)
+
+
+def _as_clipped_sum(sums, variables, settings):
+    """Returns the ClippedSum of gradients and, if there is one, a query."""
     return clipped_sum.ClippedSum(
-        gradients=tuple(gradients),
-        variables=variables,
+        gradients=tuple(sums[: len(variables)]),
+        variables=tuple(variables),
         l2_sensitivity=settings.style.l2_norm_clip,
         examples_per_unit=settings.examples_per_unit,
+        query_sum=sums[-1] if len(sums) > len(variables) else None,
+        query_sensitivity=settings.style.query_sensitivity,
     )
 
 
@@ -237,7 +246,7 @@ def _compiled_clip(model, settings):
 
     def clip(data, counted):
         step = engine.clip_prepared(model, data, settings, counted)
-        return step.clipped_sum.gradients, step.y_pred, step.norms
+        return step.clipped_sum.sums, step.y_pred, step.norms
 
     fast_clip = backend.compiled(clip)
 
@@ -245,17 +254,14 @@ def _compiled_clip(model, settings):
         rows = _padded_units(data, start, num_units, settings)
         piece = engine.prepare_data(rows, settings)
         counted = start + ops.arange(num_units, dtype="int32") < stop
-        gradients, y_pred, norms = fast_clip(piece, counted)
+        sums, y_pred, norms = fast_clip(piece, counted)
         num_rows = (stop - start) * settings.rows_per_unit
         piece, y_pred = keras.tree.map_structure(
             lambda t: None if t is None else t[:num_rows], (piece, y_pred)
         )
         step = engine.ClippedStep(
-            clipped_sum=clipped_sum.ClippedSum(
-                gradients=tuple(gradients),
-                variables=tuple(model.trainable_variables),
-                l2_sensitivity=settings.style.l2_norm_clip,
-                examples_per_unit=settings.examples_per_unit,
+            clipped_sum=_as_clipped_sum(
+                sums, model.trainable_variables, settings
             ),
             y_pred=y_pred,
             norms=norms[: stop - start],

@@ -82,6 +82,45 @@ class ClippingStyle(abc.ABC):
             l2_norm_clip / sqrt(num_groups), or is NaN, is lowered to that.
         """
 
+    @property
+    def query_sensitivity(self) -> float | None:
+        """Largest value of the query of one unit; None if there is none.
+
+        A style whose clip follows the data asks each unit a question, whose
+        noised sum moves the clip: see `query_values`.
+        """
+        return None
+
+    def query_values(self, norms):
+        """Returns what each unit adds to the query, within its sensitivity.
+
+        Args:
+            norms: `[U]` float32; finite; each unit's whole gradient norm, in
+                the units in which l2_norm_clip is the clip in force.
+        """
+        raise NotImplementedError(f"{type(self).__name__} asks no query.")
+
+    def sum_query(self, squared_norms, counted=None):
+        """Returns the sum of the query over the units, or None.
+
+        Adding or removing one unit moves it by at most `query_sensitivity`,
+        whatever a style of the user's own answers; a unit with a norm that is
+        not finite counts as absent.
+
+        Args:
+            squared_norms: `[U]` float32; over all groups.
+            counted: As in `compute_factors`.
+        """
+        most = self.query_sensitivity
+        if most is None:
+            return None
+        finite = ops.isfinite(squared_norms)
+        present = finite if counted is None else finite & counted
+        norms = ops.sqrt(ops.where(finite, squared_norms, 0.0))
+        values = self.query_values(norms)
+        values = ops.where(ops.abs(values) <= most, values, most)
+        return ops.sum(ops.where(present, values, 0.0))
+
     def compute_factors(self, squared_norms, counted=None):
         """Returns each unit's factor in each group, and which units count.
 

@@ -31,12 +31,13 @@ class NoisedSum:
     Attributes:
         gradients: One float32 tensor for each variable.
         variables: The `keras.Variable`s that the gradients belong to.
-        stddev: Standard deviation of the noise on each entry; gradient units.
+        stddev: Standard deviation of the noise on each entry; gradient units;
+            a float, or a float32 scalar tensor.
     """
 
     gradients: tuple[Any, ...]
     variables: tuple[Any, ...]
-    stddev: float
+    stddev: Any
 
 
 class NoiseSource:
@@ -176,6 +177,19 @@ def add_noise(
             "tf_privacy.clipped_gradients(...)."
         )
     stddev = compute_stddev(noise_multiplier, clipped.l2_sensitivity)
+    return add_scaled_noise(clipped, stddev=stddev, source=source)
+
+
+def add_scaled_noise(
+    clipped: clipped_sum.ClippedSum, *, stddev: Any, source: NoiseSource
+) -> NoisedSum:
+    """Returns the clipped sum plus one draw of noise of a given size.
+
+    Args:
+        clipped: What the clipping engine made.
+        stddev: From `compute_stddev`; a float, or a float32 scalar tensor.
+        source: Where the noise comes from.
+    """
     noise = source.normal([tuple(v.shape) for v in clipped.variables])
     return NoisedSum(
         gradients=tuple(

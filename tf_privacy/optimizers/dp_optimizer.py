@@ -6,22 +6,22 @@ import numpy as np
 from keras import ops
 
 from tf_privacy import _checks
-from tf_privacy.clipping import clipped_sum
 from tf_privacy.clipping import microbatches
 from tf_privacy.clipping import styles
 from tf_privacy.clipping.backend import backend
 from tf_privacy.noise import gaussian
+from tf_privacy.noise import independent_noise
+from tf_privacy.noise import noise_style as noise_style_module
 from tf_privacy.optimizers import budget_error
+from tf_privacy.optimizers import inner_check
+from tf_privacy.optimizers import step_check
 from tf_privacy.optimizers import step_ledger
+from tf_privacy.optimizers import step_noise
+from tf_privacy.optimizers import style_config
 from tf_privacy.optimizers import units_check
 from tf_privacy.sampling import poisson
 
 _PACKAGE = "tf_privacy"
-_REMEDY = (
-    "Wrap the model first: model = tf_privacy.privatize(model). In a custom "
-    "loop: step = tf_privacy.clipped_gradients(model, x, y, l2_norm_clip=...); "
-    "optimizer.apply(step.clipped_sum)."
-)
 _OVER_BUDGET = (
     "a noisy step must fit in the privacy budget. Received: a step past it; "
     "nothing was released and no weight has moved. Raise the budget (a new "
@@ -47,9 +47,10 @@ class DPOptimizer(keras.optimizers.Optimizer):
         inner_optimizer: A `keras.optimizers.Optimizer`, not yet built.
         l2_norm_clip: L2 bound on one unit's gradient; gradient units; > 0. A
             number, or a `ClippingStyle` that has one, such as
-            `AutomaticClipping()`.
+            `QuantileClipping(l2_norm_clip=1.0)`, whose clip moves.
         noise_multiplier: Standard deviation of the noise on the sum, divided
-            by l2_norm_clip; > 0.
+            by l2_norm_clip; > 0. A number, or a `NoiseStyle` that has one,
+            such as `NoiseSchedule` or `TreeNoise`.
         expected_batch_size: What the noised sum is divided by, the mean
             number of units in a batch; > 0. None lets the first `fit` set it,
             to its `batch_size`.
@@ -79,7 +80,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
         inner_optimizer,
         *,
         l2_norm_clip: float | styles.ClippingStyle,
-        noise_multiplier: float,
+        noise_multiplier: float | noise_style_module.NoiseStyle,
         expected_batch_size: float | None = None,
         microbatch_size: int | str | None = microbatches.AUTO,
         memory_limit: float | None = None,
@@ -87,10 +88,11 @@ class DPOptimizer(keras.optimizers.Optimizer):
         seed: int | None = None,
         name: str | None = None,
     ):
-        _check_inner(inner_optimizer)
+        inner_check.check_inner(inner_optimizer)
         clipping_style = styles.as_style(l2_norm_clip)
-        noise_multiplier = _checks.check_noise_multiplier(noise_multiplier)
-        gaussian.compute_stddev(noise_multiplier, clipping_style.l2_norm_clip)
+        noise_style = independent_noise.as_style(noise_multiplier)
+        for level in noise_style.noise_multipliers:
+            gaussian.compute_stddev(level, clipping_style.l2_norm_clip)
         if expected_batch_size is not None:
             expected_batch_size = _checks.check_real(
                 "expected_batch_size", expected_batch_size, above=0.0
@@ -103,22 +105,30 @@ class DPOptimizer(keras.optimizers.Optimizer):
             "examples_per_unit", examples_per_unit, at_least=1
         )
         microbatch_size = microbatches.check_microbatch_size(microbatch_size)
-        source = gaussian.NoiseSource(seed)
+        noise = step_noise.StepNoise(
+            clipping_style, noise_style, source=gaussian.NoiseSource(seed)
+        )
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
         self._clipping_style = clipping_style
-        self._noise_multiplier = noise_multiplier
+        self._noise_style = noise_style
+        self._noise = noise
         self._expected_batch_size = expected_batch_size
         self._microbatch_size = microbatch_size
         self._memory_limit = memory_limit
         self._examples_per_unit = examples_per_unit
         self._seed = seed
-        self._source = source
         table = self.add_variable(
             step_ledger.StepLedger.table_shape(), dtype="float64", name="ledger"
         )
         budget = self.add_variable((2,), dtype="float64", name="budget")
         self._ledger = step_ledger.StepLedger(table, budget)
+        self._clip_state = None
+        if noise.has_moving_clip:
+            self._clip_state = self.add_variable(
+                (2,), dtype="float32", name="clip_state"
+            )
+            noise.use_clip_state(self._clip_state)
 
     @property
     def l2_norm_clip(self) -> float:
@@ -133,7 +143,32 @@ class DPOptimizer(keras.optimizers.Optimizer):
     @property
     def noise_multiplier(self) -> float:
         """Standard deviation of the noise on the sum over l2_norm_clip."""
-        return self._noise_multiplier
+        return self._noise_style.noise_multiplier
+
+    @property
+    def noise_style(self) -> noise_style_module.NoiseStyle:
+        """How the noise of different steps belongs together."""
+        return self._noise_style
+
+    @property
+    def current_clip(self) -> styles.ClippingStyle:
+        """The clipping style at the clip in force, for a custom loop."""
+        return self._noise.current_clip
+
+    def clip_logs(self) -> dict:
+        """Returns the clip in force and the noised fraction that it clips.
+
+        Both come from noised values only; empty where the clip is constant.
+        """
+        return self._noise.clip_logs()
+
+    def start_release(self) -> None:
+        """Lets correlated noise start anew, where the order of the data does.
+
+        Steps from now on are a release of their own to the accountant.
+        Independent noise has nothing to start.
+        """
+        self._noise.start_release()
 
     @property
     def expected_batch_size(self) -> float | None:
@@ -181,30 +216,51 @@ class DPOptimizer(keras.optimizers.Optimizer):
             )
 
     def step_kind(
-        self, sampling: poisson.PoissonSampling | None = None
+        self, sampling: poisson.PoissonSampling | None = None, *, level: int = 0
     ) -> step_ledger.StepKind:
         """Returns what a step with this optimizer is to the accountant.
 
         Args:
             sampling: How the batch was drawn; None if the user made it.
+            level: Which of the noise style's `noise_multipliers` it has.
         """
-        return step_ledger.StepKind(
-            noise_multiplier=self._noise_multiplier,
-            sampling_probability=(
-                sampling.sampling_probability if sampling else None
-            ),
-            num_examples=sampling.num_examples if sampling else None,
-            l2_norm_clip=self.l2_norm_clip,
+        return self._noise.make_step_kind(
+            sampling,
+            level=level,
             expected_batch_size=self._expected_batch_size,
             fixed_seed=self._seed is not None,
             examples_per_unit=self._examples_per_unit,
         )
+
+    def step_kinds(
+        self, sampling: poisson.PoissonSampling | None = None
+    ) -> tuple[step_ledger.StepKind, ...]:
+        """Returns what steps are at each level of the noise.
+
+        Args:
+            sampling: How the batches are drawn; None if the user makes them.
+        """
+        return tuple(
+            self.step_kind(sampling, level=level)
+            for level in range(len(self._noise_style.noise_multipliers))
+        )
+
+    def rows_of(
+        self, sampling: poisson.PoissonSampling | None = None
+    ) -> list[int]:
+        """Returns the ledger's row of each of `step_kinds`.
+
+        Args:
+            sampling: As in `step_kinds`.
+        """
+        return [self._ledger.row_of(kind) for kind in self.step_kinds(sampling)]
 
     def build(self, variables):
         """Builds the inner optimizer on the variables."""
         if self.built:
             return
         self.inner_optimizer.build(variables)
+        self._noise.build(variables)
         super().build(variables)
 
     @property
@@ -238,42 +294,22 @@ class DPOptimizer(keras.optimizers.Optimizer):
                 eager code. Inside a compiled function nothing is released, and
                 `check_budget()` raises.
         """
-        row = self._ledger.row_of(
-            self._checked_kind(grads, trainable_variables, sampling)
+        units_check.check_sampling(sampling, self._examples_per_unit)
+        step_check.check_grads(grads, trainable_variables)
+        step_check.check_divisor(self._expected_batch_size)
+        allowed = self.apply_in_rows(
+            grads, self.rows_of(sampling), data_independent_gradients
         )
-        allowed = self.apply_in_row(grads, row, data_independent_gradients)
         if backend.is_eager() and not bool(allowed):
             self.check_budget()
 
-    def _checked_kind(self, grads, trainable_variables, sampling):
-        units_check.check_sampling(sampling, self._examples_per_unit)
-        if not isinstance(grads, clipped_sum.ClippedSum):
-            raise TypeError(
-                "grads must be a ClippedSum. Received: "
-                f"{type(grads).__name__}, gradients that were not clipped one "
-                f"example at a time. {_REMEDY}"
-            )
-        if trainable_variables is not None and [
-            id(v) for v in trainable_variables
-        ] != [id(v) for v in grads.variables]:
-            raise ValueError(
-                "trainable_variables must be the variables of the ClippedSum. "
-                "Received: others. Leave the argument out."
-            )
-        if self._expected_batch_size is None:
-            raise ValueError(
-                "expected_batch_size must be set before a step. Received: "
-                "None. Give it to the optimizer: it is the divisor, and must "
-                "not depend on the batch."
-            )
-        return self.step_kind(sampling)
-
-    def apply_in_row(self, clipped, row, data_independent_gradients=None):
-        """Takes one step that the ledger counts in a given row.
+    def apply_in_rows(self, clipped, rows, data_independent_gradients=None):
+        """Takes one step that the ledger counts in one of the given rows.
 
         Args:
             clipped: A `ClippedSum`.
-            row: Row of the ledger; an int or a scalar tensor.
+            rows: Row of the ledger for each level of the noise, from
+                `rows_of`; ints, or an int32 tensor; < 0 allows no step.
             data_independent_gradients: As in `apply`.
 
         Returns:
@@ -283,32 +319,44 @@ class DPOptimizer(keras.optimizers.Optimizer):
             NotImplementedError: Under a `tf.distribute` strategy.
         """
         backend.check_one_replica()
-        units_check.check_units("grads", clipped, self._examples_per_unit)
-        if not np.isclose(clipped.l2_sensitivity, self.l2_norm_clip, rtol=1e-9):
-            raise ValueError(
-                "l2_norm_clip of the ClippedSum must be the optimizer's, "
-                f"{self.l2_norm_clip:g}. Received: {clipped.l2_sensitivity:g}."
-                " Clip with optimizer.l2_norm_clip."
-            )
+        units_check.check_clipped(clipped, self)
         if not self.built:
             with keras.name_scope(self.name):
                 self.build(list(clipped.variables))
-        # Outside of the condition: drawn beside the forward and backward pass.
-        # A refused step throws the noise away.
-        noised = gaussian.add_noise(
-            clipped,
-            noise_multiplier=self._noise_multiplier,
-            source=self._source,
-        )
+        level = self._noise_style.choose_level(self.iterations.value)
+        row = ops.take(ops.convert_to_tensor(rows, "int32"), level)
+        # Outside of the condition where that changes nothing: drawn beside the
+        # forward and backward pass. A refused step throws the noise away.
+        noised = None
+        if self._noise.is_stateless:
+            noised = self._add_noise(clipped, row, level)
+
+        def release():
+            own = noised or self._add_noise(clipped, row, level)
+            self._update(own, data_independent_gradients)
+            self._noise.move_clip(
+                clipped,
+                level=level,
+                step=self.iterations.value,
+                expected_batch_size=self._expected_batch_size,
+            )
+            self._ledger.count(row)
+
         allowed = self._ledger.allows(row)
-        ops.cond(
-            allowed,
-            lambda: self._release(noised, row, data_independent_gradients),
-            self._ledger.refuse,
-        )
+        ops.cond(allowed, release, self._ledger.refuse)
         return allowed
 
-    def _release(self, noised, row, data_independent_gradients):
+    def _add_noise(self, clipped, row, level):
+        return self._noise.add_noise(
+            clipped,
+            level=level,
+            position=self._ledger.position(
+                row, self._noise_style.steps_per_release
+            ),
+            expected_batch_size=self._expected_batch_size,
+        )
+
+    def _update(self, noised, data_independent_gradients):
         extra = data_independent_gradients or [None] * len(noised.gradients)
         gradients = []
         for noisy, addend, variable in zip(
@@ -319,7 +367,6 @@ class DPOptimizer(keras.optimizers.Optimizer):
                 mean = mean + ops.cast(addend, "float32")
             gradients.append(ops.cast(mean, variable.dtype))
         self.inner_optimizer.apply(gradients, list(noised.variables))
-        self._ledger.count(row)
 
     def check_budget(self) -> None:
         """Raises if a step was refused since the last call.
@@ -368,7 +415,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
         raise TypeError(
             "optimizer.apply_gradients must not be called with raw gradients: "
             "they were not clipped one example at a time. Received: a call of "
-            f"apply_gradients on {self.name!r}. {_REMEDY}"
+            f"apply_gradients on {self.name!r}. {step_check.REMEDY}"
         )
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):
@@ -385,7 +432,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
         raise TypeError(
             "optimizer.stateless_apply must not be called: a step without "
             "state has no ledger and would repeat its noise. Received: a call "
-            f"of it on {self.name!r}. {_REMEDY}"
+            f"of it on {self.name!r}. {step_check.REMEDY}"
         )
 
     @property
@@ -410,6 +457,8 @@ class DPOptimizer(keras.optimizers.Optimizer):
         """Saves the ledger and the budget; never the state of the noise."""
         store["ledger"] = self._ledger.to_numpy()
         store["budget"] = np.array(self.budget or (0.0, 0.0), np.float64)
+        if self._clip_state is not None:
+            store["clip_state"] = ops.convert_to_numpy(self._clip_state.value)
 
     def load_own_variables(self, store):
         """Takes in a saved ledger; steps of this object stay counted."""
@@ -417,16 +466,13 @@ class DPOptimizer(keras.optimizers.Optimizer):
         self.inherit(
             np.array(store["ledger"]), (epsilon, delta) if delta > 0 else None
         )
+        if self._clip_state is not None and "clip_state" in store:
+            self._clip_state.assign(np.array(store["clip_state"]))
 
     def _dp_config(self):
-        style = self._clipping_style
         return {
-            "l2_norm_clip": (
-                style.l2_norm_clip
-                if type(style) is styles.FlatClipping
-                else keras.saving.serialize_keras_object(style)
-            ),
-            "noise_multiplier": self._noise_multiplier,
+            "l2_norm_clip": style_config.from_clipping(self._clipping_style),
+            "noise_multiplier": style_config.from_noise(self._noise_style),
             "expected_batch_size": self._expected_batch_size,
             "microbatch_size": self._microbatch_size,
             "memory_limit": self._memory_limit,
@@ -450,46 +496,4 @@ class DPOptimizer(keras.optimizers.Optimizer):
         inner = keras.saving.deserialize_keras_object(
             config.pop("inner_optimizer"), custom_objects=custom_objects
         )
-        return cls(inner, **restore_style(config))
-
-
-def restore_style(config: dict) -> dict:
-    """Returns a configuration with its clipping style as an object.
-
-    Args:
-        config: From `get_config()`.
-    """
-    if isinstance(config["l2_norm_clip"], dict):
-        style = keras.saving.deserialize_keras_object(config["l2_norm_clip"])
-        return {**config, "l2_norm_clip": style}
-    return config
-
-
-def _check_inner(inner_optimizer) -> None:
-    if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
-        raise TypeError(
-            "inner_optimizer must be a keras.optimizers.Optimizer. Received: "
-            f"{type(inner_optimizer).__name__}. Example: "
-            "DPOptimizer(keras.optimizers.SGD(0.1), l2_norm_clip=1.0, "
-            "noise_multiplier=1.1)."
-        )
-    wrappers = (DPOptimizer, keras.optimizers.LossScaleOptimizer)
-    if isinstance(inner_optimizer, wrappers):
-        raise ValueError(
-            "inner_optimizer must be a plain optimizer. Received: "
-            f"{type(inner_optimizer).__name__}. Loss scaling of float16 models "
-            "is done before the clip; pass its inner optimizer."
-        )
-    if inner_optimizer.gradient_accumulation_steps:
-        raise ValueError(
-            "gradient_accumulation_steps must be None: it would add noise to "
-            "every part. Received: "
-            f"{inner_optimizer.gradient_accumulation_steps}. For a large batch "
-            "in little memory use microbatch_size."
-        )
-    if inner_optimizer.loss_scale_factor is not None:
-        raise ValueError(
-            "loss_scale_factor must be None: the loss is not scaled by the "
-            f"optimizer here. Received: {inner_optimizer.loss_scale_factor}. "
-            "Leave it out."
-        )
+        return cls(inner, **style_config.restore_styles(config))

@@ -10,6 +10,7 @@ import inspect
 import keras
 
 from tf_privacy.optimizers import dp_optimizer
+from tf_privacy.optimizers import style_config
 
 _DP_PARAMETERS = [
     p
@@ -60,7 +61,7 @@ def _make_preset(name: str, keras_class):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """Builds an optimizer from `get_config()`."""
-        config = dp_optimizer.restore_style(dict(config))
+        config = style_config.restore_styles(dict(config))
         rate = config.get("learning_rate")
         if isinstance(rate, dict):
             config["learning_rate"] = keras.saving.deserialize_keras_object(

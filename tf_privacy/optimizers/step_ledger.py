@@ -17,6 +17,7 @@ import numpy as np
 from keras import ops
 
 from tf_privacy.clipping.backend import backend
+from tf_privacy.noise import noise_style
 
 _CAPACITY = 512
 _COLUMNS = (
@@ -28,6 +29,14 @@ _COLUMNS = (
     "expected_batch_size",
     "fixed_seed",
     "examples_per_unit",
+    "moving_clip",
+    "query_stddev",  # 0: no query.
+    "family",  # Of the noise; an index.
+    "sensitivity",
+    "steps_per_release",
+    "min_separation",
+    "max_participations",  # 0: no limit.
+    "release",  # Where noise is correlated, which sequence of it.
     "count",
 )
 _COUNT = _COLUMNS.index("count")
@@ -48,6 +57,16 @@ class StepKind:
         expected_batch_size: The divisor.
         fixed_seed: Whether the noise came from a fixed seed.
         examples_per_unit: Consecutive examples that make up one unit.
+        moving_clip: Whether l2_norm_clip is only where the clip began.
+        query_stddev: Standard deviation of the noise on the query that moves
+            the clip, over the query's sensitivity; None if there is no query.
+            noise_multiplier is that of gradients and query together.
+        family: Of the noise; one of `noise_style.FAMILIES`.
+        sensitivity: L2 norm that a unit adds to a release over l2_norm_clip.
+        steps_per_release: Steps whose noise belongs together.
+        min_separation: Steps between two participations of a unit, at least.
+        max_participations: Of a unit in one release, or None for no limit.
+        release: Tells sequences of correlated noise apart; else 0.
     """
 
     noise_multiplier: float
@@ -57,6 +76,14 @@ class StepKind:
     expected_batch_size: float
     fixed_seed: bool
     examples_per_unit: int = 1
+    moving_clip: bool = False
+    query_stddev: float | None = None
+    family: str = "gaussian"
+    sensitivity: float = 1.0
+    steps_per_release: int = 1
+    min_separation: int = 1
+    max_participations: int | None = None
+    release: float = 0.0
 
     def _key(self) -> tuple[float, ...]:
         return (
@@ -67,19 +94,35 @@ class StepKind:
             self.expected_batch_size,
             float(self.fixed_seed),
             float(self.examples_per_unit),
+            float(self.moving_clip),
+            self.query_stddev or 0.0,
+            float(noise_style.FAMILIES.index(self.family)),
+            self.sensitivity,
+            float(self.steps_per_release),
+            float(self.min_separation),
+            float(self.max_participations or 0),
+            self.release,
         )
 
     @classmethod
     def _from_key(cls, key) -> "StepKind":
-        noise, probability, examples, clip, batch, fixed, unit = key
+        values = dict(zip(_COLUMNS[_KEY][1:], map(float, key), strict=True))
         return cls(
-            noise_multiplier=float(noise),
-            sampling_probability=float(probability) or None,
-            num_examples=int(examples) or None,
-            l2_norm_clip=float(clip),
-            expected_batch_size=float(batch),
-            fixed_seed=bool(fixed),
-            examples_per_unit=int(unit),
+            noise_multiplier=values["noise_multiplier"],
+            sampling_probability=values["sampling_probability"] or None,
+            num_examples=int(values["num_examples"]) or None,
+            l2_norm_clip=values["l2_norm_clip"],
+            expected_batch_size=values["expected_batch_size"],
+            fixed_seed=bool(values["fixed_seed"]),
+            examples_per_unit=int(values["examples_per_unit"]),
+            moving_clip=bool(values["moving_clip"]),
+            query_stddev=values["query_stddev"] or None,
+            family=noise_style.FAMILIES[int(values["family"])],
+            sensitivity=values["sensitivity"],
+            steps_per_release=int(values["steps_per_release"]),
+            min_separation=int(values["min_separation"]),
+            max_participations=int(values["max_participations"]) or None,
+            release=values["release"],
         )
 
 
@@ -164,6 +207,16 @@ class StepLedger:
         unseen = ops.any(other_rows | more_steps) | ~has_own_budget
         return fits & ops.greater_equal(row, 0) & ~(has_budget & unseen)
 
+    def position(self, row, steps_per_release: int):
+        """Returns which step of its release the next one of a row is, int32.
+
+        Args:
+            row: Row of the ledger; an int or a scalar tensor; >= 0.
+            steps_per_release: Of the row's kind.
+        """
+        count = ops.take(self._own_table.value[:, _COUNT], row)
+        return ops.cast(ops.mod(count, steps_per_release), "int32")
+
     def count(self, row):
         """Adds one noisy step to row `row`."""
         rows = ops.one_hot(row, _CAPACITY, dtype="float64")
@@ -214,18 +267,27 @@ class StepLedger:
         self._set_limits(np.full(_CAPACITY, 0.0 if budget else NO_LIMIT))
 
     def set_limit(self, row: int, num_more_steps: int) -> None:
-        """Lets row `row` go on for so many more steps, and no other row.
+        """Lets one row go on for so many more steps, and no other row.
 
         Args:
             row: From `row_of`.
             num_more_steps: Steps from now; >= 0.
+        """
+        self.set_limits({row: num_more_steps})
+
+    def set_limits(self, num_more_steps: dict[int, int]) -> None:
+        """Lets rows go on for so many more steps, and no other row.
+
+        Args:
+            num_more_steps: For rows from `row_of`, steps from now; >= 0.
         """
         table = self.to_numpy()
         self._write(table)
         # The limit was worked out for the budget in force, restored or not.
         self._own_budget.assign(np.array(self.budget or (0.0, 0.0)))
         limits = np.zeros(_CAPACITY)
-        limits[row] = table[row, _COUNT] + num_more_steps
+        for row, steps in num_more_steps.items():
+            limits[row] = table[row, _COUNT] + steps
         self._set_limits(limits)
 
     def _set_limits(self, limits) -> None:
@@ -237,10 +299,15 @@ class StepLedger:
         """Whether a limit was set; known without a look at the variables."""
         return bool(np.any(self._known_limits < NO_LIMIT))
 
-    def remaining(self, row: int) -> int:
-        """Returns how many more steps row `row` may make."""
-        count = self.to_numpy()[row, _COUNT]
-        return max(0, int(self._known_limits[row] - count))
+    def remaining(self, rows: int | list[int]) -> int:
+        """Returns how many more steps a row, or several together, may make.
+
+        Args:
+            rows: From `row_of`.
+        """
+        counts = self.to_numpy()[rows, _COUNT]
+        left = np.maximum(0.0, self._known_limits[rows] - counts)
+        return int(np.sum(left))
 
     def entries(self) -> list[tuple[StepKind, int]]:
         """Returns each kind of step and how many of it ran, in first order."""

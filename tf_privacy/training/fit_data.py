@@ -98,10 +98,6 @@ def prepare(
         )
     if isinstance(x, poisson_dataset.PoissonDataset):
         _check_units(x, examples_per_unit)
-    sampling = None
-    # A subclass may change what it draws: only the class itself is trusted.
-    if type(x) is poisson_dataset.PoissonDataset and not x.has_fixed_coins:
-        sampling = x.sampling
     expected = None
     if type(x) is poisson_dataset.PoissonDataset:
         expected = x.sampling.expected_batch_size
@@ -112,9 +108,21 @@ def prepare(
         batch_size=batch_size,
         steps_per_epoch=steps_per_epoch,
         validation_data=validation_data,
-        sampling=sampling,
+        sampling=find_sampling(x),
         expected_batch_size=expected,
     )
+
+
+def find_sampling(x) -> poisson.PoissonSampling | None:
+    """Returns the law of the draws of a data set, if it can be relied upon.
+
+    Args:
+        x: What Keras iterates over.
+    """
+    # A subclass may change what it draws: only the class itself is trusted.
+    if type(x) is poisson_dataset.PoissonDataset and not x.has_fixed_coins:
+        return x.sampling
+    return None
 
 
 def _check_units(dataset, examples_per_unit):
@@ -198,6 +206,19 @@ def _as_floatx(array):
     if array.dtype.kind == "f":
         return array.astype(keras.config.floatx())
     return array
+
+
+def show_data(callbacks, source: FitData) -> None:
+    """Gives the data to the callbacks that ask for it, by a `set_data`.
+
+    Args:
+        callbacks: As `fit` received them.
+        source: From `prepare`.
+    """
+    callbacks = getattr(callbacks, "callbacks", callbacks)
+    for callback in keras.tree.flatten(callbacks):
+        if hasattr(callback, "set_data"):
+            callback.set_data(source.x)
 
 
 _REACTING = (

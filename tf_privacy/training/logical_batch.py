@@ -21,7 +21,7 @@ def clip_batch(model, data, *, augment, jit_compile, log):
     """
     optimizer = model.optimizer
     settings = engine.ClipSettings(
-        style=optimizer.clipping_style,
+        style=optimizer.current_clip,
         examples_per_unit=optimizer.examples_per_unit,
         augmentation=augment,
     )

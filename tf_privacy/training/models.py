@@ -9,6 +9,7 @@ from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import row_independence
 from tf_privacy.optimizers import presets  # noqa: F401 (registers them)
 from tf_privacy.training import frozen_affine  # noqa: F401 (registers it)
+from tf_privacy.training import own_methods
 from tf_privacy.training import private_training
 
 _PACKAGE = "tf_privacy"
@@ -114,14 +115,11 @@ def privatize(model):
             "model must be a keras.Model. Received: "
             f"{type(model).__name__}. Build the model first, then privatize it."
         )
-    for method in ("train_step", "compute_loss"):
-        if getattr(type(model), method) is not getattr(keras.Model, method):
-            raise ValueError(
-                f"model must not define its own {method}: it would bypass the "
-                f"clipping. Received: {type(model).__name__}.{method}. Remove "
-                "it and give the loss to compile(), or write a custom loop "
-                "with tf_privacy.clipped_gradients and optimizer.apply."
-            )
+    own_methods.check_own_methods(
+        type(model),
+        train_step=keras.Model.train_step,
+        compute_loss=keras.Model.compute_loss,
+    )
     row_independence.check_layers(model)
     model.__class__ = _private_class(type(model))
     return model

@@ -68,7 +68,7 @@ class PoissonDataset(keras.utils.PyDataset):
         examples_per_unit = _checks.check_integer(
             "examples_per_unit", examples_per_unit, at_least=1
         )
-        num_units = _count_units(num_examples, examples_per_unit)
+        num_units = count_units(num_examples, examples_per_unit)
         expected_batch_size = _checks.check_real(
             "expected_batch_size",
             expected_batch_size,
@@ -87,23 +87,34 @@ class PoissonDataset(keras.utils.PyDataset):
             "steps_per_epoch", steps_per_epoch, at_least=1
         )
         self._seed = seed
-        self._rng = poisson.make_rng(seed)
+        self._num_skipped = 0
+        self._start_coins()
+
+    def _start_coins(self):
+        self._coins = poisson.CoinStream(self._seed)
         self._process = os.getpid()
+        # Position of the coins after each batch of the pass.
+        self._positions = {}
 
     def __getstate__(self):
         """Leaves the coins out: a copy throws its own."""
         state = dict(vars(self))
-        del state["_rng"]
+        del state["_coins"]
         return state
 
     def __setstate__(self, state):
         vars(self).update(state)
-        self._rng = poisson.make_rng(self._seed)
+        self._start_coins()
 
     @property
     def sampling(self) -> poisson.PoissonSampling:
         """The law of the draws, for the accountant."""
         return self._sampling
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in a whole pass."""
+        return self._steps_per_epoch
 
     @property
     def has_fixed_coins(self) -> bool:
@@ -112,16 +123,88 @@ class PoissonDataset(keras.utils.PyDataset):
 
     def __len__(self) -> int:
         """Returns the number of batches in one pass."""
-        return self._steps_per_epoch
+        return self._steps_per_epoch - self._num_skipped
+
+    def on_epoch_begin(self):
+        """Starts a pass; called by Keras."""
+        self._positions = {}
+
+    def on_epoch_end(self):
+        """Ends a pass; called by Keras."""
+        self._num_skipped = 0
+
+    def get_state(self, index: int | None = None) -> poisson.CoinState:
+        """Returns where the coins stand; keep it secret.
+
+        Keras reads ahead: when a step runs, batches for later steps are drawn.
+        Name the last batch that a step took to get the state after that one.
+
+        Args:
+            index: Of a batch of the running pass; None for the state after all
+                that was drawn.
+
+        Raises:
+            ValueError: If worker processes or threads draw the batches, or the
+                batch was not drawn in this pass.
+        """
+        self._check_replayable()
+        if index is None:
+            return self._coins.get_state()
+        if index not in self._positions:
+            raise ValueError(
+                "index must be that of a batch that was drawn in this pass. "
+                f"Received: {index}. Passes must be of {len(self)} batches: "
+                "give steps_per_epoch to the PoissonDataset."
+            )
+        return self._coins.get_state(self._positions[index])
+
+    def set_state(self, state: poisson.CoinState) -> None:
+        """Goes on drawing as the data set would have that the state is of.
+
+        Use it only where no step on the batches after that state was released:
+        two releases on one draw are not two independent draws.
+
+        Args:
+            state: From `get_state`, of this or another process.
+
+        Raises:
+            ValueError: If worker processes or threads draw the batches.
+        """
+        self._check_replayable()
+        self._start_coins()
+        self._coins.set_state(state)
+
+    def skip(self, num_batches: int) -> None:
+        """Makes the next pass shorter; later ones are whole again.
+
+        Args:
+            num_batches: By how much; in [0, steps_per_epoch).
+        """
+        self._num_skipped = _checks.check_integer(
+            "num_batches",
+            num_batches,
+            at_least=0,
+            at_most=self._steps_per_epoch - 1,
+        )
+
+    def _check_replayable(self):
+        if self.workers > 1 or self.use_multiprocessing:
+            raise ValueError(
+                "workers must be 1, and use_multiprocessing False, for coins "
+                "that can be taken up again: other processes throw their own. "
+                f"Received: workers={self.workers}, use_multiprocessing="
+                f"{self.use_multiprocessing}. Leave them as they are."
+            )
 
     def __getitem__(self, index: int):
         """Returns a fresh batch `(x, y, sample_weight)`; `index` is ignored."""
-        del index
         if self._seed is None and os.getpid() != self._process:
             # A forked worker would throw the same coins as its siblings.
-            self._rng = poisson.make_rng()
-            self._process = os.getpid()
-        units = self._sampling.draw(self._rng)
+            self._start_coins()
+        rng, position = self._coins.take()
+        index = index % self._steps_per_epoch
+        self._positions[index] = max(position, self._positions.get(index, 0))
+        units = self._sampling.draw(rng)
         size = self._sampling.examples_per_unit
         rows = (units[:, None] * size + np.arange(size)).reshape(-1)
         x, y, sample_weight = keras.tree.map_structure(
@@ -133,7 +216,16 @@ class PoissonDataset(keras.utils.PyDataset):
         return (x, y) if y is not None else (x,)
 
 
-def _count_units(num_examples: int, examples_per_unit: int) -> int:
+def count_units(num_examples: int, examples_per_unit: int) -> int:
+    """Returns the number of units in so many rows.
+
+    Args:
+        num_examples: Rows.
+        examples_per_unit: Consecutive rows that make up one unit.
+
+    Raises:
+        ValueError: If a unit is incomplete.
+    """
     if num_examples % examples_per_unit:
         raise ValueError(
             "x must hold whole units: a multiple of examples_per_unit="

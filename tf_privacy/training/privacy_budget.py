@@ -36,10 +36,7 @@ class PrivacyBudget(keras.callbacks.Callback):
         self._target_delta = _checks.check_delta(
             target_delta, name="target_delta"
         )
-        self._row = 0
-        self._kind = None
-        self._others = []
-        self._curve = None
+        self._steps = None
 
     @property
     def target_epsilon(self) -> float:
@@ -65,20 +62,19 @@ class PrivacyBudget(keras.callbacks.Callback):
         Raises:
             PrivacyBudgetError: If not one does.
         """
-        kind = optimizer.step_kind(sampling)
-        row = optimizer.ledger.row_of(kind)
-        return self._put(optimizer, row, kind)
+        steps = ledger.FurtherSteps(optimizer, sampling=sampling)
+        return self._put(optimizer, steps)
 
-    def _put(self, optimizer, row, kind) -> int:
+    def _put(self, optimizer, steps) -> int:
         optimizer.set_budget((self._target_epsilon, self._target_delta))
-        ledger.limit_steps(optimizer, row, kind)
-        remaining = optimizer.ledger.remaining(row)
+        remaining = steps.limit()
         if remaining < 1:
+            noise = optimizer.noise_multiplier
             raise budget_error.PrivacyBudgetError(
                 "target_epsilon must leave room for at least one step. "
                 f"Received: {self._target_epsilon:g} at delta "
                 f"{self._target_delta:g}, after {optimizer.ledger.num_steps()} "
-                f"steps, with noise_multiplier {kind.noise_multiplier:g}. Use "
+                f"steps, with noise_multiplier {noise:g}. Use "
                 "more noise, a smaller batch, or a larger target."
             )
         return remaining
@@ -92,17 +88,16 @@ class PrivacyBudget(keras.callbacks.Callback):
                 f"to hold. Received: {type(optimizer).__name__}. Use "
                 "tf_privacy.DPSGD or another of them."
             )
-        self._row, self._kind = self.model.current_step_kind()
-        self._curve = None
-        self._put(optimizer, self._row, self._kind)
+        self._steps = self.model.further_steps()
+        self._put(optimizer, self._steps)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Works the limit out again: a callback may have restored a ledger."""
-        ledger.limit_steps(self.model.optimizer, self._row, self._kind)
+        self._steps.limit()
 
     def on_train_batch_end(self, batch, logs=None):
         """Logs a bound of epsilon; stops after the last step that fits."""
-        is_last = self.model.optimizer.ledger.remaining(self._row) < 1
+        is_last = self._steps.remaining() < 1
         self._add_epsilon(logs, exact=is_last)
         if is_last:
             self.model.stop_training = True
@@ -114,17 +109,11 @@ class PrivacyBudget(keras.callbacks.Callback):
     def _add_epsilon(self, logs, *, exact):
         if logs is None:
             return
-        entries = self.model.optimizer.ledger.entries()
-        others = [(k, n) for k, n in entries if k != self._kind]
-        if self._curve is None or others != self._others:
-            self._others = others
-            self._curve = ledger.make_curve(
-                others, self._kind, delta=self._target_delta
-            )
-        count = dict(entries).get(self._kind, 0)
+        curve, ran = self._steps.make_curve(delta=self._target_delta)
         if exact:
-            logs["epsilon"] = self._curve.compute_epsilon(count)
+            logs["epsilon"] = curve.compute_epsilon(ran)
         else:
             # A further step would fit, so the target is a bound as well.
-            bound = self._curve.bound_epsilon(count)
-            logs["epsilon"] = min(bound, self._target_epsilon)
+            logs["epsilon"] = min(
+                curve.bound_epsilon(ran), self._target_epsilon
+            )

@@ -13,41 +13,29 @@ from tf_privacy.clipping import regularization
 from tf_privacy.clipping import row_independence
 from tf_privacy.clipping.backend import backend
 from tf_privacy.optimizers import dp_optimizer
+from tf_privacy.training import cyclic_dataset
 from tf_privacy.training import fit_data
 from tf_privacy.training import ledger
 from tf_privacy.training import logical_batch
+from tf_privacy.training import own_methods
 from tf_privacy.training import saved_ledger
 
 _LEDGER_KEY = "privacy_ledger"
 
 
 class _Phase:
-    """The ledger row that the model's steps count in; none when negative.
+    """The ledger rows that the model's steps count in; none when negative.
 
     A plain object, so that its variable is no weight of the model.
     """
 
     def __init__(self, optimizer):
         self.optimizer = optimizer
-        self.row = keras.Variable(-1, dtype="int32", trainable=False)
+        levels = len(optimizer.noise_style.noise_multipliers)
+        none = np.full(levels, -1, np.int32)
+        self.rows = keras.Variable(none, dtype="int32", trainable=False)
         self.sampling = None
         self.is_open = False
-
-
-def _check_own_methods(model_class):
-    """Raises if a subclass replaced what makes training private."""
-    expected = {
-        "train_step": PrivateTraining.train_step,
-        "compute_loss": keras.Model.compute_loss,
-    }
-    for method, function in expected.items():
-        if getattr(model_class, method) is not function:
-            raise ValueError(
-                f"model must not define its own {method}: it would bypass the "
-                f"clipping. Received: {model_class.__name__}.{method}. Give "
-                "the loss to compile(), or write a custom loop with "
-                "tf_privacy.clipped_gradients and optimizer.apply."
-            )
 
 
 class PrivateTraining:
@@ -113,7 +101,11 @@ class PrivateTraining:
             )
         augmentation.check_augmentation(augment)
         row_independence.check_layers(self)
-        _check_own_methods(type(self))
+        own_methods.check_own_methods(
+            type(self),
+            train_step=PrivateTraining.train_step,
+            compute_loss=keras.Model.compute_loss,
+        )
         previous = getattr(self, "optimizer", None)
         super().compile(
             optimizer=optimizer,
@@ -201,8 +193,7 @@ class PrivateTraining:
         optimizer.inherit(saved.table, saved.budget)
         if self._private_phase.is_open:
             # A callback of a running fit: it goes on with what is left.
-            row, kind = self.current_step_kind()
-            ledger.limit_steps(optimizer, row, kind)
+            self.further_steps().limit()
 
     @property
     def augmentation(self) -> augmentation.Augmentation | None:
@@ -281,9 +272,18 @@ class PrivateTraining:
             PrivacyBudgetError: If a budget is spent.
         """
         self._check_ready("fit")
-        source = fit_data.prepare(
+        chosen = self._choose_batch_size(x, batch_size)
+        arrays, is_ordered = cyclic_dataset.keep_order(
             (x, y, sample_weight),
-            batch_size=self._choose_batch_size(x, batch_size),
+            self.optimizer,
+            batch_size=chosen,
+            validation_split=validation_split,
+        )
+        # The order of the data starts anew, and with it a release.
+        self.optimizer.start_release()
+        source = fit_data.prepare(
+            arrays,
+            batch_size=None if is_ordered else chosen,
             steps_per_epoch=steps_per_epoch,
             validation_split=validation_split,
             validation_data=validation_data,
@@ -302,7 +302,7 @@ class PrivateTraining:
                 epochs=epochs,
                 verbose=verbose,
                 callbacks=callbacks,
-                shuffle=shuffle and source.sampling is None,
+                shuffle=shuffle and not is_ordered and source.sampling is None,
                 class_weight=class_weight,
                 initial_epoch=initial_epoch,
                 validation_steps=validation_steps,
@@ -363,12 +363,12 @@ class PrivateTraining:
             jit_compile=getattr(self, "_jit_compile_pieces", False),
             log=self._log,
         )
-        self.optimizer.apply_in_row(
+        self.optimizer.apply_in_rows(
             clipped,
-            self._private_phase.row.value,
+            self._private_phase.rows.value,
             regularization.regularizer_gradients(self),
         )
-        return logs
+        return {**logs, **self.optimizer.clip_logs()}
 
     def _log(self, x, y, y_pred, sample_weight):
         """Updates the training metrics, which are raw, and returns them."""
@@ -430,10 +430,11 @@ class PrivateTraining:
             neighboring_relation=neighboring_relation,
         )
 
-    def current_step_kind(self):
-        """Returns the ledger row and kind of the steps of the running fit."""
-        kind = self.optimizer.step_kind(self._private_phase.sampling)
-        return self.optimizer.ledger.row_of(kind), kind
+    def further_steps(self) -> ledger.FurtherSteps:
+        """Returns the steps of the running fit as the accountant sees them."""
+        return ledger.FurtherSteps(
+            self.optimizer, sampling=self._private_phase.sampling
+        )
 
     def _choose_batch_size(self, x, batch_size):
         if batch_size is not None or not fit_data.is_array_input(x):
@@ -476,21 +477,19 @@ class PrivateTraining:
                 "batches are made by the caller. Received: None. It is what "
                 "the noised sum is divided by, and must not follow the batch."
             )
-        outer_row = int(ops.convert_to_numpy(phase.row.value))
-        outer = phase.sampling, outer_row, phase.is_open
+        outer_rows = np.array(ops.convert_to_numpy(phase.rows.value))
+        outer = phase.sampling, outer_rows, phase.is_open
         phase.sampling, phase.is_open = sampling, True
         optimizer.ledger.take_refused()
-        row, kind = self.current_step_kind()
-        ledger.limit_steps(optimizer, row, kind)
-        phase.row.assign(np.int32(row))
+        steps = self.further_steps()
+        steps.limit()
+        phase.rows.assign(np.array(steps.rows, np.int32))
         try:
             yield
             # Where a checkpoint restored a budget behind the optimizer's back.
             optimizer.check_budget()
         finally:
-            phase.sampling, row, phase.is_open = outer
-            phase.row.assign(np.int32(row))
-            if row >= 0 and optimizer.budget is not None:
-                ledger.limit_steps(
-                    optimizer, row, optimizer.step_kind(phase.sampling)
-                )
+            phase.sampling, rows, phase.is_open = outer
+            phase.rows.assign(rows)
+            if phase.is_open and optimizer.budget is not None:
+                self.further_steps().limit()

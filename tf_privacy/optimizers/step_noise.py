@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one step releases: the noised sum, and the query that moves the clip."""
+
+import math
+import secrets
+
+from keras import ops
+
+from tf_privacy.clipping import clipped_sum
+from tf_privacy.clipping import moving_clips
+from tf_privacy.clipping import styles
+from tf_privacy.clipping.backend import backend
+from tf_privacy.noise import gaussian
+from tf_privacy.noise import noise_style as noise_style_module
+from tf_privacy.optimizers import step_ledger
+from tf_privacy.optimizers import units_check
+
+# Float32 rounds noise by less; the gradients' share is rounded up by it.
+_ROUND_UP = 1.0 + 1e-6
+# Weight of the newest step in the average of the query that is logged.
+_AVERAGED = 0.1
+
+
+class StepNoise:
+    """Clipping style, noise style and the noise itself, as one mechanism.
+
+    `noise_multiplier` of the noise style is that of everything a step
+    releases. Where the style asks a query, of sensitivity s and with noise of
+    standard deviation t, gradients get the noise multiplier z' of
+
+        (S / z)^2 = (S / z')^2 + k (s / t)^2
+    with S the L2 norm that a unit adds to a release of k participations (both 1
+    where noise is independent): both are one Gaussian mechanism then, of noise
+    multiplier z (Andrew et al. 2021, arXiv:1905.03871, Theorem 1).
+
+    Args:
+        clipping_style: How each unit is clipped.
+        noise_style: How the noise of different steps belongs together.
+        source: Where randomness comes from.
+
+    Raises:
+        ValueError: If the two styles do not go together.
+    """
+
+    def __init__(
+        self,
+        clipping_style: styles.ClippingStyle,
+        noise_style: noise_style_module.NoiseStyle,
+        *,
+        source: gaussian.NoiseSource,
+    ):
+        _check_styles(clipping_style, noise_style)
+        self.clipping_style = clipping_style
+        self.noise_style = noise_style
+        self._source = source
+        self._generator = None
+        self._clip_state = None
+        self._release = 0.0
+        self.start_release()
+
+    @property
+    def has_moving_clip(self) -> bool:
+        """Whether the clip is another one in every step."""
+        return isinstance(self.clipping_style, moving_clips.MovingClip)
+
+    def start_release(self) -> None:
+        """Lets correlated noise start anew, as a release of its own."""
+        if self.noise_style.is_correlated:
+            self._release = float(secrets.randbelow(2**52) + 1)
+
+    def use_clip_state(self, variable) -> None:
+        """Keeps the clip in a variable that is saved with the optimizer.
+
+        Args:
+            variable: `(2,)` float32: the clip in force over l2_norm_clip, and
+                an average of the noised query.
+        """
+        variable.assign([1.0, 0.0])
+        self._clip_state = variable
+
+    def build(self, variables) -> None:
+        """Makes the state of the noise.
+
+        Args:
+            variables: The `keras.Variable`s whose gradients are noised.
+        """
+        with backend.outside_of_graph():
+            self._generator = self.noise_style.make_generator(
+                variables, self._source
+            )
+
+    @property
+    def current_clip(self) -> styles.ClippingStyle:
+        """The clipping style at the clip in force."""
+        if self._clip_state is None:
+            return self.clipping_style
+        return moving_clips.CurrentClip.of(
+            self.clipping_style, self._clip_state.value[0]
+        )
+
+    def clip_logs(self) -> dict:
+        """Returns the clip in force and what the noised query says of it."""
+        if self._clip_state is None:
+            return {}
+        state = self._clip_state.value
+        return {
+            "l2_norm_clip": state[0] * self.clipping_style.l2_norm_clip,
+            **self.clipping_style.describe(state[1]),
+        }
+
+    def compute_query_noise(
+        self, level: int, expected_batch_size: float | None
+    ) -> float | None:
+        """Returns the query's noise over its sensitivity; None without one.
+
+        Args:
+            level: Of the noise style.
+            expected_batch_size: Units; None, where not known yet, gives None.
+        """
+        sensitivity = self.clipping_style.query_sensitivity
+        if sensitivity is None or expected_batch_size is None:
+            return None
+        multiplier = self.noise_style.noise_multipliers[level]
+        stddev = self.clipping_style.choose_query_stddev(
+            multiplier, expected_batch_size
+        )
+        return stddev / sensitivity
+
+    def compute_gradient_multiplier(
+        self, level: int, expected_batch_size: float | None
+    ) -> float:
+        """Returns the noise multiplier of the gradients alone, rounded up.
+
+        Args:
+            level: Of the noise style.
+            expected_batch_size: Units.
+
+        Raises:
+            ValueError: If the query alone takes all that may be spent.
+        """
+        multiplier = self.noise_style.noise_multipliers[level]
+        query_noise = self.compute_query_noise(level, expected_batch_size)
+        if query_noise is None:
+            return multiplier
+        count = self.noise_style.num_participations
+        sensitivity = self.noise_style.sensitivity
+        least = math.sqrt(count) * multiplier / sensitivity
+        share = (least / query_noise) ** 2
+        if not share < 1.0:
+            raise ValueError(
+                "the noise on the clip's query over its sensitivity must be "
+                f"above {least:g}, the noise multiplier of gradients and query "
+                f"together. Received: {query_noise:g}. Use more: for "
+                "QuantileClipping, count_stddev is half of it."
+            )
+        return multiplier / math.sqrt(1.0 - share) * _ROUND_UP
+
+    def make_step_kind(
+        self,
+        sampling,
+        *,
+        level: int,
+        expected_batch_size: float | None,
+        fixed_seed: bool,
+        examples_per_unit: int,
+    ) -> step_ledger.StepKind:
+        """Returns what a step is to the accountant.
+
+        Args:
+            sampling: The PoissonSampling of the batch, or None.
+            level: Of the noise style.
+            expected_batch_size: Units.
+            fixed_seed: Whether a seed fixes the noise.
+            examples_per_unit: Consecutive examples that make up one unit.
+
+        Raises:
+            ValueError: If the styles do not fit the batch size or the data.
+        """
+        style = self.noise_style
+        units_check.check_separation(style, sampling)
+        self.compute_gradient_multiplier(level, expected_batch_size)
+        # A release of several steps is not amplified by sampling.
+        amplified = None if style.is_correlated else sampling
+        return step_ledger.StepKind(
+            noise_multiplier=style.noise_multipliers[level],
+            sampling_probability=(
+                amplified.sampling_probability if amplified else None
+            ),
+            num_examples=sampling.num_examples if sampling else None,
+            l2_norm_clip=self.clipping_style.l2_norm_clip,
+            expected_batch_size=expected_batch_size,
+            fixed_seed=fixed_seed,
+            examples_per_unit=examples_per_unit,
+            moving_clip=self.has_moving_clip,
+            query_stddev=self.compute_query_noise(level, expected_batch_size),
+            family=style.family,
+            sensitivity=style.sensitivity,
+            steps_per_release=style.steps_per_release,
+            min_separation=style.min_separation,
+            max_participations=style.max_participations,
+            release=self._release,
+        )
+
+    @property
+    def is_stateless(self) -> bool:
+        """Whether noise may be drawn and thrown away."""
+        return self._generator.is_stateless
+
+    def add_noise(
+        self,
+        clipped: clipped_sum.ClippedSum,
+        *,
+        level,
+        position,
+        expected_batch_size: float,
+    ) -> gaussian.NoisedSum:
+        """Returns the noised sum at the clip in force, in gradient units.
+
+        Args:
+            clipped: Of sensitivity l2_norm_clip; its units are the scale of
+                the clip.
+            level: int32 scalar; of the noise style.
+            position: int32 scalar; which step of its release this is.
+            expected_batch_size: Units.
+        """
+        stddevs = [
+            gaussian.compute_stddev(
+                self.compute_gradient_multiplier(each, expected_batch_size),
+                clipped.l2_sensitivity,
+            )
+            for each in range(len(self.noise_style.noise_multipliers))
+        ]
+        noised = self._generator.add_noise(
+            clipped, stddev=_choose(stddevs, level), position=position
+        )
+        if self._clip_state is None:
+            return noised
+        scale = self._clip_state.value[0]
+        return gaussian.NoisedSum(
+            gradients=tuple(g * scale for g in noised.gradients),
+            variables=noised.variables,
+            stddev=noised.stddev * scale,
+        )
+
+    def move_clip(
+        self,
+        clipped: clipped_sum.ClippedSum,
+        *,
+        level,
+        step,
+        expected_batch_size: float,
+    ) -> None:
+        """Moves the clip by the noised query of a step, or by the schedule.
+
+        Args:
+            clipped: With the query's sum.
+            level: As in `add_noise`.
+            step: int scalar; updates made so far, this one included.
+            expected_batch_size: Units.
+        """
+        if self._clip_state is None:
+            return
+        scale, average = self._clip_state.value[0], self._clip_state.value[1]
+        query_mean = None
+        if clipped.query_sum is not None:
+            levels = range(len(self.noise_style.noise_multipliers))
+            stddevs = [
+                self.compute_query_noise(each, expected_batch_size)
+                * clipped.query_sensitivity
+                for each in levels
+            ]
+            noise = _choose(stddevs, level) * self._source.normal([()])[0]
+            query_mean = (clipped.query_sum + noise) / expected_batch_size
+            weight = 1.0 / ops.cast(ops.maximum(step, 1), "float32")
+            weight = ops.maximum(weight, _AVERAGED)
+            average = average + weight * (query_mean - average)
+        scale = self.clipping_style.next_scale(
+            scale, query_mean=query_mean, step=step
+        )
+        self._clip_state.assign(ops.stack([scale, average]))
+
+
+def _choose(values, level):
+    """Returns one of a few numbers; without a graph if there is but one."""
+    if len(values) == 1:
+        return values[0]
+    return ops.take(ops.convert_to_tensor(values, "float32"), level)
+
+
+def _check_styles(clipping_style, noise_style) -> None:
+    if clipping_style.query_sensitivity is None:
+        return
+    if noise_style.family == "discrete_gaussian":
+        raise ValueError(
+            "l2_norm_clip must not ask a query of the data where the noise is "
+            "on an integer grid: the query's noise would not be. Received: "
+            f"{type(clipping_style).__name__}. Use a number or ClipSchedule."
+        )
