@@ -4,6 +4,7 @@
 import dataclasses
 
 from tf_privacy import _checks
+from tf_privacy.accounting import discrete_gaussian
 from tf_privacy.accounting import mechanism as mechanism_lib
 from tf_privacy.accounting import noise_mechanisms
 from tf_privacy.accounting import ranges
@@ -148,8 +149,6 @@ class Phase:
         probability = self.sampling_probability
         probability = 1.0 if probability is None else probability
         if self.family == "discrete_gaussian":
-            from tf_privacy.accounting import discrete_gaussian
-
             step = discrete_gaussian.DiscreteGaussian(self.noise_multiplier)
             return mechanism_lib.SelfComposed(
                 sampled_mechanisms.PoissonSampled(step, probability),

@@ -102,7 +102,7 @@ def _list_assumptions(
     assumptions = [
         f"One {unit} contributes at most l2_norm_clip to the sum of a step, "
         "and nothing else that was released depends on the data.",
-        "The noise is secret, fresh at every step, and Gaussian.",
+        "The noise is secret, of the stated law, and never used twice.",
         "Whoever trains the model is trusted with the data (central privacy).",
         "The settings above were not chosen by looking at the data.",
     ]

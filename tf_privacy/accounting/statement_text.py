@@ -64,6 +64,7 @@ def _write_phase(phase, unit: str) -> str:
     if phase.sampling_probability is not None:
         sampling += f" with sampling_probability {phase.sampling_probability:g}"
     noise = f", noise: {phase.noise}" if phase.noise else ""
+    clip = "l2_norm_clip at first" if phase.moving_clip else "l2_norm_clip"
     noun, _, rest = unit.partition(" ")
     units = f"{noun}s {rest}".strip()
     examples = (
@@ -73,7 +74,7 @@ def _write_phase(phase, unit: str) -> str:
     )
     return (
         f"{phase.num_steps} steps on {examples}: noise_multiplier "
-        f"{phase.noise_multiplier:g}, l2_norm_clip {phase.l2_norm_clip:g}, "
+        f"{phase.noise_multiplier:g}, {clip} {phase.l2_norm_clip:g}, "
         f"expected_batch_size {phase.expected_batch_size:g}, sampling: "
         f"{sampling}{noise}."
     )

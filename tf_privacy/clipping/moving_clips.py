@@ -50,8 +50,11 @@ class MovingClip(styles.ClippingStyle):
             step: int scalar; updates made so far, this step included.
         """
         moved = self.move_scale(scale, query_mean=query_mean, step=step)
-        # Not a number is never kept: the clip stays where it was.
-        moved = ops.where(ops.isfinite(moved), moved, scale)
+        # What is no number is never kept: the clip stays where it was.
+        is_sound = ops.isfinite(moved)
+        if query_mean is not None:
+            is_sound = is_sound & ops.isfinite(query_mean)
+        moved = ops.where(is_sound, moved, scale)
         return ops.clip(moved, _SMALLEST_SCALE, _LARGEST_SCALE)
 
     @abc.abstractmethod
@@ -161,7 +164,7 @@ class QuantileClipping(MovingClip):
     def move_scale(self, scale, *, query_mean, step):
         """Returns the scale after one geometric step to the quantile."""
         del step
-        unclipped = ops.clip(query_mean + 0.5, 0.0, 1.0)
+        unclipped = query_mean + 0.5
         return scale * ops.exp(
             -self.learning_rate * (unclipped - self.target_quantile)
         )
