@@ -45,6 +45,7 @@ _MODULES = {
     ),
     "clipping.regularization": ("regularizer_gradients",),
     "clipping.row_independence": ("check_model",),
+    "clipping.row_selection": ("RowSelection",),
     "clipping.rule_check": ("check_rule", "register_rule"),
     "clipping.rules.rule": ("ClippingRule",),
     "clipping.styles": (

@@ -47,6 +47,7 @@ from tf_privacy.accounting.noise_mechanisms import ConcentratedDP
 from tf_privacy.accounting.noise_mechanisms import Laplace
 from tf_privacy.accounting.noise_mechanisms import MatrixMechanism
 from tf_privacy.accounting.noise_mechanisms import TreeAggregation
+from tf_privacy.accounting.phase import Phase
 from tf_privacy.accounting.privacy_plan import Choice
 from tf_privacy.accounting.privacy_plan import plan
 from tf_privacy.accounting.privacy_plan import PrivacyPlan
@@ -64,7 +65,6 @@ from tf_privacy.accounting.sampled_mechanisms import SampledWithoutReplacement
 from tf_privacy.accounting.sampled_mechanisms import ShuffledEpochs
 from tf_privacy.accounting.sampled_mechanisms import TruncatedPoissonSampled
 from tf_privacy.accounting.statement import make_privacy_statement
-from tf_privacy.accounting.phase import Phase
 from tf_privacy.accounting.statement import PrivacyStatement
 from tf_privacy.accounting.tensorflow_privacy_names import (
     compute_dp_sgd_privacy,

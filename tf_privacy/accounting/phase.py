@@ -37,6 +37,8 @@ class Phase:
         min_separation: Steps from one participation of a unit in a release to
             its next, at least.
         max_participations: Of a unit in a release; None for no limit.
+        selection_fraction: Part of the budget that selected rows of embedding
+            tables, or None.
     """
 
     noise_multiplier: float
@@ -52,6 +54,7 @@ class Phase:
     steps_per_release: int = 1
     min_separation: int = 1
     max_participations: int | None = None
+    selection_fraction: float | None = None
 
     def __post_init__(self):
         checked = {
@@ -117,6 +120,11 @@ class Phase:
             )
         elif self.moving_clip:
             words.append("a clip on a schedule")
+        if self.selection_fraction is not None:
+            words.append(
+                "only on rows of embedding tables that noised counts selected, "
+                f"with {self.selection_fraction:g} of the budget"
+            )
         return "; ".join(words)
 
     def list_assumptions(self, unit: str) -> list[str]:

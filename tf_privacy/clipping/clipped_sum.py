@@ -26,6 +26,9 @@ class ClippedSum:
         query_sum: float32 scalar; the sum over units of what the clipping
             style asks of each, to move its clip; None if it asks nothing.
         query_sensitivity: Bound on one unit's part of it; None likewise.
+        row_counts: `[V]` float32 for each variable, how many units use each
+            row of it, or None for a variable whose rows are not counted; empty
+            if none are. One unit moves all of them together by at most 1.
     """
 
     gradients: tuple[Any, ...]
@@ -34,6 +37,7 @@ class ClippedSum:
     examples_per_unit: int = 1
     query_sum: Any = None
     query_sensitivity: float | None = None
+    row_counts: tuple[Any, ...] = ()
 
     def __post_init__(self):
         _checks.check_real("l2_sensitivity", self.l2_sensitivity, above=0.0)
@@ -52,9 +56,10 @@ class ClippedSum:
 
     @property
     def sums(self) -> list[Any]:
-        """The gradients and, if there is one, the query."""
+        """The gradients, the query and the counts, those that there are."""
         query = [] if self.query_sum is None else [self.query_sum]
-        return [*self.gradients, *query]
+        counts = [each for each in self.row_counts if each is not None]
+        return [*self.gradients, *query, *counts]
 
     def __add__(self, other: "ClippedSum") -> "ClippedSum":
         """Returns the sum over the units of both, which must be disjoint.
@@ -95,4 +100,8 @@ class ClippedSum:
                 else self.query_sum + other.query_sum
             ),
             query_sensitivity=self.query_sensitivity,
+            row_counts=tuple(
+                None if a is None else a + b
+                for a, b in zip(self.row_counts, other.row_counts, strict=True)
+            ),
         )

@@ -14,6 +14,7 @@ from tf_privacy.clipping import clipped_sum
 from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import plan_check
 from tf_privacy.clipping import row_independence
+from tf_privacy.clipping import row_selection
 from tf_privacy.clipping import single_examples
 from tf_privacy.clipping import styles
 from tf_privacy.clipping import taps
@@ -53,12 +54,14 @@ class ClipSettings:
         loss: `loss(y, y_pred, sample_weight)`; None takes the compiled one.
         examples_per_unit: Consecutive examples that make up one unit.
         augmentation: None, or the views that stand for each example.
+        selects_rows: Whether to count which rows of embedding tables are used.
     """
 
     style: styles.ClippingStyle
     loss: Callable | None = None
     examples_per_unit: int = 1
     augmentation: augmentation_module.Augmentation | None = None
+    selects_rows: bool = False
 
     @property
     def rows_per_unit(self) -> int:
@@ -79,6 +82,7 @@ def clipped_gradients(
     loss=None,
     examples_per_unit: int = 1,
     augment: augmentation_module.Augmentation | None = None,
+    selects_rows: bool = False,
 ) -> ClippedStep:
     """Returns the sum of per-unit gradients, each clipped on its own.
 
@@ -104,6 +108,8 @@ def clipped_gradients(
             one person, for user-level privacy. B is a multiple of it.
         augment: None, or an `Augmentation`: each example is replaced by the
             mean over its views.
+        selects_rows: Whether the optimizer has a `RowSelection`, for which the
+            rows of embedding tables that each unit uses are counted.
 
     Returns:
         A ClippedStep.
@@ -121,6 +127,7 @@ def clipped_gradients(
             "examples_per_unit", examples_per_unit, at_least=1
         ),
         augmentation=augment,
+        selects_rows=selects_rows,
     )
     data = prepare_data((x, y, sample_weight), settings)
     return clip_prepared(model, data, settings)
@@ -174,7 +181,10 @@ def _clip_rows(model, data, settings, counted):
         )
     row_independence.check_once(model, x)
     plan = plan_check.confirmed_plan(model, x)
+    tables = row_selection.find_tables(model) if settings.selects_rows else []
+    counts = []
     if plan.loop_reason:
+        row_selection.check_no_tables(tables, plan.loop_reason)
         gradients, y_pred, squared = single_examples.loop_clipped_sum(
             model,
             (x, y, sample_weight),
@@ -185,8 +195,8 @@ def _clip_rows(model, data, settings, counted):
             unscale=1.0 / _num_views(settings),
         )
     else:
-        gradients, y_pred, squared = _book_keeping(
-            model, (x, y, sample_weight), counted, plan, loss, settings
+        gradients, y_pred, squared, counts = _book_keeping(
+            model, (x, y, sample_weight), counted, plan, loss, settings, tables
         )
     total = clipped_sum.ClippedSum(
         gradients=tuple(gradients),
@@ -195,6 +205,7 @@ def _clip_rows(model, data, settings, counted):
         examples_per_unit=settings.examples_per_unit,
         query_sum=settings.style.sum_query(squared, counted),
         query_sensitivity=settings.style.query_sensitivity,
+        row_counts=row_selection.align(counts, tables, variables),
     )
     return ClippedStep(
         clipped_sum=total, y_pred=y_pred, norms=ops.sqrt(squared)
@@ -239,7 +250,7 @@ def _num_views(settings) -> int:
     return settings.augmentation.num_views if settings.augmentation else 1
 
 
-def _book_keeping(model, data, counted, plan, loss, settings):
+def _book_keeping(model, data, counted, plan, loss, settings, tables):
     x, y, sample_weight = data
     variables = model.trainable_variables
     scale = _loss_scale(model)
@@ -288,7 +299,8 @@ def _book_keeping(model, data, counted, plan, loss, settings):
         lambda: sums(None),
         lambda: sums(present),
     )
-    return gradients, y_pred, total
+    counts = row_selection.count_rows(tables, terms, present) if tables else []
+    return gradients, y_pred, total, counts
 
 
 def _loss_scale(model) -> float:

@@ -318,6 +318,11 @@ class Gather(Term):
         self._num_rows = num_rows
 
     @property
+    def indices(self):
+        """`[B, T]` integer; the rows that were looked up."""
+        return self._indices
+
+    @property
     def num_products(self) -> int:
         """How many products an inner product with a row sums up."""
         return (self._indices.shape[1] or 1) * self._cotangents.shape[-1]

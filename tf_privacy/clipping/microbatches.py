@@ -18,6 +18,7 @@ from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import plan_check
 from tf_privacy.clipping import probe_rows
 from tf_privacy.clipping import row_independence
+from tf_privacy.clipping import row_selection
 from tf_privacy.clipping.backend import backend
 
 AUTO = "auto"
@@ -193,26 +194,36 @@ def sum_over_microbatches(
     variables = tuple(model.trainable_variables)
     if is_empty:
         clip_piece(0, 0)
-    has_query = settings.style.query_sensitivity is not None
-    shapes = [*(v.shape for v in variables), *([()] if has_query else [])]
+    shapes = [v.shape for v in variables]
+    if settings.style.query_sensitivity is not None:
+        shapes.append(())
+    shapes += [t.shape[:1] for t in _tables(model, settings)]
     sums = backend.sum_over_pieces(
         clip_piece,
         num_units,
         units_per_piece,
         [ops.zeros(shape, "float32") for shape in shapes],
     )
-    return _as_clipped_sum(sums, variables, settings)
+    return _as_clipped_sum(sums, model, settings)
 
 
-def _as_clipped_sum(sums, variables, settings):
-    """Returns the ClippedSum of gradients and, if there is one, a query."""
+def _tables(model, settings):
+    return row_selection.find_tables(model) if settings.selects_rows else []
+
+
+def _as_clipped_sum(sums, model, settings):
+    """Returns the ClippedSum of which `ClippedSum.sums` are the tensors."""
+    variables, tables = model.trainable_variables, _tables(model, settings)
+    has_query = settings.style.query_sensitivity is not None
+    counts = sums[len(sums) - len(tables) :]
     return clipped_sum.ClippedSum(
         gradients=tuple(sums[: len(variables)]),
         variables=tuple(variables),
         l2_sensitivity=settings.style.l2_norm_clip,
         examples_per_unit=settings.examples_per_unit,
-        query_sum=sums[-1] if len(sums) > len(variables) else None,
+        query_sum=sums[len(variables)] if has_query else None,
         query_sensitivity=settings.style.query_sensitivity,
+        row_counts=row_selection.align(counts, tables, variables),
     )
 
 
@@ -260,9 +271,7 @@ def _compiled_clip(model, settings):
             lambda t: None if t is None else t[:num_rows], (piece, y_pred)
         )
         step = engine.ClippedStep(
-            clipped_sum=_as_clipped_sum(
-                sums, model.trainable_variables, settings
-            ),
+            clipped_sum=_as_clipped_sum(sums, model, settings),
             y_pred=y_pred,
             norms=norms[: stop - start],
         )

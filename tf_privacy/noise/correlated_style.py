@@ -90,17 +90,18 @@ def check_fields(style: CorrelatedStyle) -> None:
         ValueError: If one is out of range.
     """
     noise_style.check_multiplier(style)
+    num_steps = _checks.check_integer(
+        "num_steps", style.num_steps, at_least=1, at_most=2**31 - 2
+    )
     most = style.max_participations
+    pattern = participation_pattern.check_pattern(
+        num_steps, style.min_separation, most
+    )
     checked = {
-        "num_steps": _checks.check_integer(
-            "num_steps", style.num_steps, at_least=1, at_most=2**31 - 2
-        ),
+        "num_steps": num_steps,
+        "min_separation": pattern.separation,
         "max_participations": None if most is None else int(most),
     }
-    pattern = participation_pattern.check_pattern(
-        checked["num_steps"], style.min_separation, most
-    )
-    checked["min_separation"] = pattern.separation
     for name, value in checked.items():
         object.__setattr__(style, name, value)
 
@@ -112,8 +113,8 @@ class CorrelatedGenerator(noise_style.NoiseGenerator):
     used: where the clip moves from step to step, each step's noise keeps its
     ratio to that step's clip, which is what the sensitivity is counted in.
 
-    Positions must follow each other, or go back to 0. At any other one the noise
-    is NaN: without the copies of the steps before, it would hide less than the
+    Positions must follow each other, or go back to 0. At any other the noise is
+    NaN: without the copies of the steps before, it would hide less than the
     accountant states.
 
     Args:

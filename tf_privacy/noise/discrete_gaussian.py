@@ -15,8 +15,8 @@ scale / width into [8, 16), or width = 1 for a smaller scale:
        starts anew; kept are the x >= 0 with P(x) ~ exp(-x^2 / (2 scale^2));
     3. a sign, one random bit; -0 starts anew, or 0 would count twice.
 
-How often it starts anew does not depend on what is returned: the time that a
-draw takes tells nothing of its values.
+How often it starts anew is independent of what is returned, so that this part
+of a draw's time tells nothing of its values.
 
 Every comparison of a random number U in [0, 1) with a real probability p is
 one of integers. U is a stream of random bits, of which the first n are drawn,

@@ -14,6 +14,7 @@ Source: Mironov 2012, "On significance of the least significant bits for
 import copy
 import dataclasses
 import hashlib
+import itertools
 import math
 import os
 from collections.abc import Callable
@@ -208,11 +209,13 @@ class DiscreteGaussianGenerator(noise_style.NoiseGenerator):
             ),
             ops.concatenate(flat),
         )
-        parts = ops.split(noised, np.cumsum(sizes)[:-1].tolist())
+        ends = itertools.accumulate(sizes)
         return gaussian.NoisedSum(
             gradients=tuple(
-                ops.reshape(part, v.shape)
-                for part, v in zip(parts, clipped.variables, strict=True)
+                ops.reshape(noised[end - size : end], v.shape)
+                for end, size, v in zip(
+                    ends, sizes, clipped.variables, strict=True
+                )
             ),
             variables=clipped.variables,
             stddev=grid.scale * grid.spacing,

@@ -87,12 +87,7 @@ class NoiseSource:
         Returns:
             A list of float32 tensors of these shapes.
         """
-        if self._seed is None and os.getpid() != self._process:
-            # Forked off. Its siblings would add the same noise, and the
-            # difference of two of their models had none. Only here: what was
-            # compiled before a fork waits for threads that are gone.
-            self._generator.restart(_draw_words())
-            self._process = os.getpid()
+        self._leave_siblings()
         sizes = [math.prod(shape) for shape in shapes]
         small = [size for size in sizes if size < _LARGE]
         large = [size for size in sizes if size >= _LARGE]
@@ -106,6 +101,25 @@ class NoiseSource:
             ops.reshape(values, shape)
             for values, shape in zip(flat, shapes, strict=True)
         ]
+
+    def normal_rows(self, num_rows, width: int):
+        """Returns `[num_rows, width]` float32 independent standard normals.
+
+        Args:
+            num_rows: int scalar tensor.
+            width: Values in a row.
+        """
+        self._leave_siblings()
+        (values,) = self._generator.normals([num_rows * width])
+        return ops.reshape(values, (num_rows, width))
+
+    def _leave_siblings(self):
+        if self._seed is None and os.getpid() != self._process:
+            # Forked off. Its siblings would add the same noise, and the
+            # difference of two of their models had none. Only here: what was
+            # compiled before a fork waits for threads that are gone.
+            self._generator.restart(_draw_words())
+            self._process = os.getpid()
 
 
 def _slice_to(values, end: int, size: int):

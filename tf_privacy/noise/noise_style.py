@@ -94,6 +94,11 @@ class NoiseStyle(abc.ABC):
         return self.family in ("tree", "matrix")
 
     @property
+    def is_independent(self) -> bool:
+        """Whether it is ordinary Gaussian noise, new in every step."""
+        return self.family == "gaussian"
+
+    @property
     def steps_per_release(self) -> int:
         """Steps whose noise belongs together; 1 where it is independent."""
         return 1

@@ -82,10 +82,13 @@ class TreeNoise(correlated_style.CorrelatedStyle):
         )
 
     def make_mix(self, position):
-        """Returns the step that completes a node; slot l holds that of level l.
+        """Returns how a step completes a node; slot l holds that of level l.
 
-        Of level `level`, the number of zeros that t + 1 ends with: the nodes
-        of all levels below have their part in it, and leave the sum.
+        Its level is the number of zeros that position + 1 ends with, in binary:
+        the nodes of all lower levels have their part in it, and leave the sum.
+
+        Args:
+            position: int32 scalar tensor; in [0, num_steps).
         """
         tables = _make_tables(self.num_copies)
         powers = 2 ** np.arange(1, self.num_copies + 1)

@@ -7,6 +7,7 @@ from keras import ops
 
 from tf_privacy import _checks
 from tf_privacy.clipping import microbatches
+from tf_privacy.clipping import row_selection as row_selection_module
 from tf_privacy.clipping import styles
 from tf_privacy.clipping.backend import backend
 from tf_privacy.noise import gaussian
@@ -14,6 +15,7 @@ from tf_privacy.noise import independent_noise
 from tf_privacy.noise import noise_style as noise_style_module
 from tf_privacy.optimizers import budget_error
 from tf_privacy.optimizers import inner_check
+from tf_privacy.optimizers import row_noise
 from tf_privacy.optimizers import step_check
 from tf_privacy.optimizers import step_ledger
 from tf_privacy.optimizers import step_noise
@@ -22,11 +24,6 @@ from tf_privacy.optimizers import units_check
 from tf_privacy.sampling import poisson
 
 _PACKAGE = "tf_privacy"
-_OVER_BUDGET = (
-    "a noisy step must fit in the privacy budget. Received: a step past it; "
-    "nothing was released and no weight has moved. Raise the budget (a new "
-    "PrivacyBudget), or stop training."
-)
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
@@ -63,6 +60,8 @@ class DPOptimizer(keras.optimizers.Optimizer):
         examples_per_unit: So many consecutive examples of the data make up one
             unit, what the guarantee protects: those of one person, for
             user-level privacy. See `arrange_units`.
+        row_selection: None, or a `RowSelection`: only rows of embedding tables
+            that enough units look up are updated and noised.
         seed: None. An int fixes the noise, for tests: never release a model
             that was trained with it.
         name: Name of the optimizer.
@@ -85,14 +84,13 @@ class DPOptimizer(keras.optimizers.Optimizer):
         microbatch_size: int | str | None = microbatches.AUTO,
         memory_limit: float | None = None,
         examples_per_unit: int = 1,
+        row_selection: row_selection_module.RowSelection | None = None,
         seed: int | None = None,
         name: str | None = None,
     ):
         inner_check.check_inner(inner_optimizer)
         clipping_style = styles.as_style(l2_norm_clip)
         noise_style = independent_noise.as_style(noise_multiplier)
-        for level in noise_style.noise_multipliers:
-            gaussian.compute_stddev(level, clipping_style.l2_norm_clip)
         if expected_batch_size is not None:
             expected_batch_size = _checks.check_real(
                 "expected_batch_size", expected_batch_size, above=0.0
@@ -106,7 +104,10 @@ class DPOptimizer(keras.optimizers.Optimizer):
         )
         microbatch_size = microbatches.check_microbatch_size(microbatch_size)
         noise = step_noise.StepNoise(
-            clipping_style, noise_style, source=gaussian.NoiseSource(seed)
+            clipping_style,
+            noise_style,
+            row_selection=row_selection,
+            source=gaussian.NoiseSource(seed),
         )
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
@@ -151,6 +152,11 @@ class DPOptimizer(keras.optimizers.Optimizer):
         return self._noise_style
 
     @property
+    def row_selection(self) -> row_selection_module.RowSelection | None:
+        """Which rows of embedding tables are updated; None for all."""
+        return self._noise.row_selection
+
+    @property
     def current_clip(self) -> styles.ClippingStyle:
         """The clipping style at the clip in force, for a custom loop."""
         return self._noise.current_clip
@@ -158,7 +164,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
     def clip_logs(self) -> dict:
         """Returns the clip in force and the noised fraction that it clips.
 
-        Both come from noised values only; empty where the clip is constant.
+        Both from noised values only; empty where the clip is constant.
         """
         return self._noise.clip_logs()
 
@@ -166,7 +172,6 @@ class DPOptimizer(keras.optimizers.Optimizer):
         """Lets correlated noise start anew, where the order of the data does.
 
         Steps from now on are a release of their own to the accountant.
-        Independent noise has nothing to start.
         """
         self._noise.start_release()
 
@@ -357,16 +362,12 @@ class DPOptimizer(keras.optimizers.Optimizer):
         )
 
     def _update(self, noised, data_independent_gradients):
-        extra = data_independent_gradients or [None] * len(noised.gradients)
-        gradients = []
-        for noisy, addend, variable in zip(
-            noised.gradients, extra, noised.variables, strict=True
-        ):
-            mean = noisy / self._expected_batch_size
-            if addend is not None:
-                mean = mean + ops.cast(addend, "float32")
-            gradients.append(ops.cast(mean, variable.dtype))
-        self.inner_optimizer.apply(gradients, list(noised.variables))
+        means = row_noise.make_means(
+            noised,
+            data_independent_gradients,
+            divisor=self._expected_batch_size,
+        )
+        self.inner_optimizer.apply(means, list(noised.variables))
 
     def check_budget(self) -> None:
         """Raises if a step was refused since the last call.
@@ -375,7 +376,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
             PrivacyBudgetError: If one was.
         """
         if self._ledger.take_refused():
-            raise budget_error.PrivacyBudgetError(_OVER_BUDGET)
+            raise budget_error.PrivacyBudgetError(budget_error.OVER_BUDGET)
 
     @property
     def budget(self) -> tuple[float, float] | None:
@@ -477,6 +478,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
             "microbatch_size": self._microbatch_size,
             "memory_limit": self._memory_limit,
             "examples_per_unit": self._examples_per_unit,
+            "row_selection": style_config.from_selection(self.row_selection),
             "seed": self._seed,
         }
 

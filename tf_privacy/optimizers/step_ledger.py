@@ -37,6 +37,7 @@ _COLUMNS = (
     "min_separation",
     "max_participations",  # 0: no limit.
     "release",  # Where noise is correlated, which sequence of it.
+    "selection_fraction",  # 0: all rows are noised.
     "count",
 )
 _COUNT = _COLUMNS.index("count")
@@ -67,6 +68,8 @@ class StepKind:
         min_separation: Steps between two participations of a unit, at least.
         max_participations: Of a unit in one release, or None for no limit.
         release: Tells sequences of correlated noise apart; else 0.
+        selection_fraction: Part of the budget that selected rows of embedding
+            tables; None where all rows are noised.
     """
 
     noise_multiplier: float
@@ -84,6 +87,7 @@ class StepKind:
     min_separation: int = 1
     max_participations: int | None = None
     release: float = 0.0
+    selection_fraction: float | None = None
 
     def _key(self) -> tuple[float, ...]:
         return (
@@ -102,6 +106,7 @@ class StepKind:
             float(self.min_separation),
             float(self.max_participations or 0),
             self.release,
+            self.selection_fraction or 0.0,
         )
 
     @classmethod
@@ -123,6 +128,7 @@ class StepKind:
             min_separation=int(values["min_separation"]),
             max_participations=int(values["max_participations"]) or None,
             release=values["release"],
+            selection_fraction=values["selection_fraction"] or None,
         )
 
 

@@ -8,10 +8,12 @@ from keras import ops
 
 from tf_privacy.clipping import clipped_sum
 from tf_privacy.clipping import moving_clips
+from tf_privacy.clipping import row_selection as row_selection_module
 from tf_privacy.clipping import styles
 from tf_privacy.clipping.backend import backend
 from tf_privacy.noise import gaussian
 from tf_privacy.noise import noise_style as noise_style_module
+from tf_privacy.optimizers import row_noise
 from tf_privacy.optimizers import step_ledger
 from tf_privacy.optimizers import units_check
 
@@ -36,6 +38,8 @@ class StepNoise:
     Args:
         clipping_style: How each unit is clipped.
         noise_style: How the noise of different steps belongs together.
+        row_selection: Which rows of embedding tables are updated, or None for
+            all; its part f of the budget is one more term, f (S / z)^2.
         source: Where randomness comes from.
 
     Raises:
@@ -47,11 +51,15 @@ class StepNoise:
         clipping_style: styles.ClippingStyle,
         noise_style: noise_style_module.NoiseStyle,
         *,
+        row_selection: row_selection_module.RowSelection | None = None,
         source: gaussian.NoiseSource,
     ):
-        _check_styles(clipping_style, noise_style)
+        _check_styles(clipping_style, noise_style, row_selection)
+        for level in noise_style.noise_multipliers:
+            gaussian.compute_stddev(level, clipping_style.l2_norm_clip)
         self.clipping_style = clipping_style
         self.noise_style = noise_style
+        self.row_selection = row_selection
         self._source = source
         self._generator = None
         self._clip_state = None
@@ -140,17 +148,21 @@ class StepNoise:
         """
         multiplier = self.noise_style.noise_multipliers[level]
         query_noise = self.compute_query_noise(level, expected_batch_size)
-        if query_noise is None:
+        if query_noise is None and self.row_selection is None:
             return multiplier
-        count = self.noise_style.num_participations
-        sensitivity = self.noise_style.sensitivity
-        least = math.sqrt(count) * multiplier / sensitivity
-        share = (least / query_noise) ** 2
+        share = 0.0
+        if self.row_selection is not None:
+            share += self.row_selection.budget_fraction
+        if query_noise is not None:
+            count = self.noise_style.num_participations
+            sensitivity = self.noise_style.sensitivity
+            share += count * (multiplier / sensitivity / query_noise) ** 2
         if not share < 1.0:
             raise ValueError(
-                "the noise on the clip's query over its sensitivity must be "
-                f"above {least:g}, the noise multiplier of gradients and query "
-                f"together. Received: {query_noise:g}. Use more: for "
+                "the noise on the clip's query must leave a part of the budget "
+                "to the gradients. Received: a query that, with the selection "
+                f"of rows, takes {share:.3g} of it, with noise {query_noise:g} "
+                "over its sensitivity. Use more noise there: for "
                 "QuantileClipping, count_stddev is half of it."
             )
         return multiplier / math.sqrt(1.0 - share) * _ROUND_UP
@@ -179,14 +191,15 @@ class StepNoise:
         style = self.noise_style
         units_check.check_separation(style, sampling)
         self.compute_gradient_multiplier(level, expected_batch_size)
-        # A release of several steps is not amplified by sampling.
+        # A release of several steps is not amplified by sampling, and its
+        # steps count in one row whatever the sampling.
         amplified = None if style.is_correlated else sampling
         return step_ledger.StepKind(
             noise_multiplier=style.noise_multipliers[level],
             sampling_probability=(
                 amplified.sampling_probability if amplified else None
             ),
-            num_examples=sampling.num_examples if sampling else None,
+            num_examples=amplified.num_examples if amplified else None,
             l2_norm_clip=self.clipping_style.l2_norm_clip,
             expected_batch_size=expected_batch_size,
             fixed_seed=fixed_seed,
@@ -199,6 +212,11 @@ class StepNoise:
             min_separation=style.min_separation,
             max_participations=style.max_participations,
             release=self._release,
+            selection_fraction=(
+                self.row_selection.budget_fraction
+                if self.row_selection
+                else None
+            ),
         )
 
     @property
@@ -230,9 +248,13 @@ class StepNoise:
             )
             for each in range(len(self.noise_style.noise_multipliers))
         ]
-        noised = self._generator.add_noise(
-            clipped, stddev=_choose(stddevs, level), position=position
-        )
+        stddev = _choose(stddevs, level)
+        if self.row_selection is None:
+            noised = self._generator.add_noise(
+                clipped, stddev=stddev, position=position
+            )
+        else:
+            noised = self._noise_rows(clipped, stddev, level)
         if self._clip_state is None:
             return noised
         scale = self._clip_state.value[0]
@@ -240,6 +262,40 @@ class StepNoise:
             gradients=tuple(g * scale for g in noised.gradients),
             variables=noised.variables,
             stddev=noised.stddev * scale,
+        )
+
+    def _noise_rows(self, clipped, stddev, level) -> gaussian.NoisedSum:
+        """Returns the noised sum, of tables only the selected rows."""
+        selection = self.row_selection
+        multipliers = [
+            multiplier / math.sqrt(selection.budget_fraction) * _ROUND_UP
+            for multiplier in self.noise_style.noise_multipliers
+        ]
+        counted = [c is not None for c in clipped.row_counts]
+        triples = zip(
+            clipped.gradients, clipped.row_counts, counted, strict=True
+        )
+        shapes = [g.shape for g, _, is_table in triples if not is_table]
+        noise = iter(self._source.normal([tuple(s) for s in shapes]))
+        gradients = [
+            gradient + stddev * next(noise)
+            if counts is None
+            else row_noise.add_noise_to_rows(
+                gradient,
+                counts,
+                threshold=selection.threshold,
+                count_stddev=_choose(multipliers, level),
+                stddev=stddev,
+                source=self._source,
+            )
+            for gradient, counts in zip(
+                clipped.gradients, clipped.row_counts, strict=True
+            )
+        ]
+        return gaussian.NoisedSum(
+            gradients=tuple(gradients),
+            variables=clipped.variables,
+            stddev=stddev,
         )
 
     def move_clip(
@@ -287,7 +343,13 @@ def _choose(values, level):
     return ops.take(ops.convert_to_tensor(values, "float32"), level)
 
 
-def _check_styles(clipping_style, noise_style) -> None:
+def _check_styles(clipping_style, noise_style, row_selection) -> None:
+    if row_selection is not None and not noise_style.is_independent:
+        raise ValueError(
+            "row_selection must be None where noise is correlated or on a "
+            f"grid. Received: {type(noise_style).__name__}. Use a number for "
+            "noise_multiplier, or NoiseSchedule."
+        )
     if clipping_style.query_sensitivity is None:
         return
     if noise_style.family == "discrete_gaussian":

@@ -29,6 +29,17 @@ def from_noise(style):
     return keras.saving.serialize_keras_object(style)
 
 
+def from_selection(selection):
+    """Returns a description of a RowSelection, or None.
+
+    Args:
+        selection: The optimizer's.
+    """
+    if selection is None:
+        return None
+    return keras.saving.serialize_keras_object(selection)
+
+
 def restore_styles(config: dict) -> dict:
     """Returns a configuration with its styles as objects.
 
@@ -37,7 +48,7 @@ def restore_styles(config: dict) -> dict:
     """
     restored = {
         name: keras.saving.deserialize_keras_object(config[name])
-        for name in ("l2_norm_clip", "noise_multiplier")
-        if isinstance(config[name], dict)
+        for name in ("l2_norm_clip", "noise_multiplier", "row_selection")
+        if isinstance(config.get(name), dict)
     }
     return {**config, **restored}

@@ -67,6 +67,12 @@ def check_clipped(clipped, optimizer) -> None:
             f" Received: {clipped.l2_sensitivity:g}. Clip with "
             "l2_norm_clip=optimizer.current_clip."
         )
+    if bool(clipped.row_counts) != (optimizer.row_selection is not None):
+        raise ValueError(
+            "grads must hold the counts of rows if, and only if, the optimizer "
+            f"has a row_selection. Received: {len(clipped.row_counts)} counts. "
+            "Clip with selects_rows=optimizer.row_selection is not None."
+        )
     style = optimizer.clipping_style
     if clipped.query_sensitivity != style.query_sensitivity:
         raise ValueError(

@@ -88,15 +88,9 @@ class CyclicDataset(keras.utils.PyDataset):
         """Returns batch `index` of a pass, `(x, y, sample_weight)`."""
         start = (index % len(self)) * self._batch_size
         units = np.sort(self._order[start : start + self._batch_size])
-        size = self._examples_per_unit
-        rows = (units[:, None] * size + np.arange(size)).reshape(-1)
-        x, y, sample_weight = keras.tree.map_structure(
-            lambda s: None if s is None else poisson_dataset.take(s, rows),
-            self._arrays,
+        return poisson_dataset.take_units(
+            self._arrays, units, self._examples_per_unit
         )
-        if sample_weight is not None:
-            return x, y, sample_weight
-        return (x, y) if y is not None else (x,)
 
     def check_noise(self, noise_style) -> None:
         """Raises if units come back sooner or more often than noise allows.

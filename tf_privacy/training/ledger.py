@@ -45,6 +45,7 @@ def make_phases(entries) -> list[accounting.Phase]:
             steps_per_release=kind.steps_per_release,
             min_separation=kind.min_separation,
             max_participations=kind.max_participations,
+            selection_fraction=kind.selection_fraction,
         )
         for kind, count in entries
     ]

@@ -24,6 +24,7 @@ def clip_batch(model, data, *, augment, jit_compile, log):
         style=optimizer.current_clip,
         examples_per_unit=optimizer.examples_per_unit,
         augmentation=augment,
+        selects_rows=optimizer.row_selection is not None,
     )
     units_per_piece = microbatches.find_units_per_piece(
         model,

@@ -137,26 +137,29 @@ class PoissonDataset(keras.utils.PyDataset):
         """Returns where the coins stand; keep it secret.
 
         Keras reads ahead: when a step runs, batches for later steps are drawn.
-        Name the last batch that a step took to get the state after that one.
+        Name the last batch that a step took to get the state after that one,
+        and after all that came before it.
 
         Args:
-            index: Of a batch of the running pass; None for the state after all
-                that was drawn.
+            index: Of a batch of the running pass, taken in order; None for the
+                state after all that was drawn.
 
         Raises:
-            ValueError: If worker processes or threads draw the batches, or the
-                batch was not drawn in this pass.
+            ValueError: If worker processes or threads draw the batches, or
+                this pass has not drawn all batches up to that one.
         """
         self._check_replayable()
         if index is None:
             return self._coins.get_state()
-        if index not in self._positions:
+        positions = [self._positions.get(i) for i in range(index + 1)]
+        if None in positions:
             raise ValueError(
-                "index must be that of a batch that was drawn in this pass. "
-                f"Received: {index}. Passes must be of {len(self)} batches: "
-                "give steps_per_epoch to the PoissonDataset."
+                "index must be that of a batch that was drawn in this pass, "
+                f"after all before it. Received: {index}. Give steps_per_epoch "
+                "to the PoissonDataset, and shuffle=False to fit."
             )
-        return self._coins.get_state(self._positions[index])
+        # The last one is the greatest, unless somebody drew others in between.
+        return self._coins.get_state(max(positions))
 
     def set_state(self, state: poisson.CoinState) -> None:
         """Goes on drawing as the data set would have that the state is of.
@@ -205,15 +208,42 @@ class PoissonDataset(keras.utils.PyDataset):
         index = index % self._steps_per_epoch
         self._positions[index] = max(position, self._positions.get(index, 0))
         units = self._sampling.draw(rng)
-        size = self._sampling.examples_per_unit
-        rows = (units[:, None] * size + np.arange(size)).reshape(-1)
-        x, y, sample_weight = keras.tree.map_structure(
-            lambda source: None if source is None else take(source, rows),
-            self._arrays,
+        return take_units(
+            self._arrays, units, self._sampling.examples_per_unit
         )
-        if sample_weight is not None:
-            return x, y, sample_weight
-        return (x, y) if y is not None else (x,)
+
+
+def take_units(arrays, units, examples_per_unit: int):
+    """Returns one batch, as `fit` takes it.
+
+    Args:
+        arrays: x, y and sample_weight, structures of sources.
+        units: `[n]` int64; which units, sorted.
+        examples_per_unit: Consecutive rows that make up one unit.
+
+    Returns:
+        x, y and sample_weight, without the last ones that are None. Lists are
+        tuples: TensorFlow's data sets take no lists.
+    """
+    steps = np.arange(examples_per_unit)
+    rows = (units[:, None] * examples_per_unit + steps).reshape(-1)
+    x, y, sample_weight = _as_tuples(
+        keras.tree.map_structure(
+            lambda source: None if source is None else take(source, rows),
+            arrays,
+        )
+    )
+    if sample_weight is not None:
+        return x, y, sample_weight
+    return (x, y) if y is not None else (x,)
+
+
+def _as_tuples(structure):
+    if isinstance(structure, dict):
+        return {key: _as_tuples(value) for key, value in structure.items()}
+    if isinstance(structure, (list, tuple)):
+        return tuple(_as_tuples(value) for value in structure)
+    return structure
 
 
 def count_units(num_examples: int, examples_per_unit: int) -> int:

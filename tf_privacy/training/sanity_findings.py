@@ -182,6 +182,8 @@ def _check_signal(evidence):
     signals = evidence.signals
     if signals is None or not signals.drowned_layers:
         return None
+    if _keeps(evidence, "private", _PRIVATE_KEEPS):
+        return None  # What was tried counts for more than what was expected.
     names = signal_text.list_names([e.layer for e in signals.drowned_layers])
     return Finding(
         rule="signal above noise",
@@ -193,13 +195,24 @@ def _check_signal(evidence):
     )
 
 
-def _loses(evidence, name, keeps):
-    """Returns whether a run keeps too little of ordinary training's lead."""
-    if not {"ordinary", name} <= set(evidence.outcomes):
-        return False
-    ordinary = evidence.lead("ordinary")
-    return evidence.is_above_zero(ordinary) and evidence.is_above_zero(
-        keeps * ordinary - evidence.lead(name)
+def _has_lead(evidence, name) -> bool:
+    """Returns whether a run can be compared with ordinary training."""
+    return {"ordinary", name} <= set(
+        evidence.outcomes
+    ) and evidence.is_above_zero(evidence.lead("ordinary"))
+
+
+def _keeps(evidence, name, share: float) -> bool:
+    """Returns whether a run has that share of ordinary training's lead."""
+    return _has_lead(evidence, name) and evidence.is_above_zero(
+        evidence.lead(name) - share * evidence.lead("ordinary")
+    )
+
+
+def _loses(evidence, name, share: float) -> bool:
+    """Returns whether a run has less than that, beyond luck."""
+    return _has_lead(evidence, name) and evidence.is_above_zero(
+        share * evidence.lead("ordinary") - evidence.lead(name)
     )
 
 

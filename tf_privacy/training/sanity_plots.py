@@ -40,11 +40,12 @@ def plot_report(report, path: str | os.PathLike | None = None):
         ) from error
     figure = module.Figure(figsize=(12.0, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    figure.suptitle(
-        f"Sanity check: {report.headline}. From raw data: not covered by any "
-        "guarantee.",
-        fontsize="medium",
-    )
+    title = f"Sanity check: {report.headline}. From raw data: not covered by "
+    title += "any guarantee."
+    if report.findings:
+        rules = dict.fromkeys(finding.rule for finding in report.findings)
+        title += f"\nNot so: {'; '.join(rules)}"
+    figure.suptitle(title, fontsize="medium", wrap=True)
     _draw_arms(left, report.arms)
     _draw_layers(right, report.signal_to_noise)
     if path is not None:

@@ -119,9 +119,9 @@ def suggest(signals) -> tuple[str, ...]:
     if median > _FAR_BELOW * clip:
         found.append(
             f"l2_norm_clip = {clip:.4g} is {median / clip:.3g} times below the "
-            f"median norm, {median:.3g}. Clip near the median, or, with an "
-            "optimizer that does not rescale gradients itself (SGD), use a "
-            "learning rate that is larger by as much."
+            f"median norm, {median:.3g}. With an optimizer that does not "
+            "rescale gradients itself (SGD), steps are as much smaller: choose "
+            "the learning rate to suit, or clip near the median."
         )
     idle = [each.layer for each in signals.layers if each.is_idle]
     if idle:

@@ -20,6 +20,8 @@ _QUANTILES = (0.1, 0.5, 0.9)
 _UPPER_DEVIATIONS = 3.0
 # A factor below it scales down; above it there is only rounding.
 _UNCLIPPED = 1.0 - 1e-5
+# The engine rounds norms up, that of zeros too. No clip is smaller than this.
+_SMALLEST_NORM = 1e-12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,14 +60,21 @@ class LayerSignal:
 
     @property
     def run_ratio(self) -> float:
-        """ratio * sqrt(num_steps): of a steady signal over all of training."""
+        """ratio * sqrt(num_steps): of a steady signal over all of training.
+
+        Its square is about how many steps without noise all steps are worth,
+        for a loss that is curved alike in all directions. Where few directions
+        are curved, noise does less harm.
+        """
         return self.ratio * math.sqrt(self.num_steps)
 
     @property
     def is_drowned(self) -> bool:
         """Whether noise is larger over all of training, at the upper limit.
 
-        A layer that no gradient reaches is not drowned: see `is_idle`.
+        By that rule of thumb, all steps are then worth less than a single one
+        without noise. A layer that no gradient reaches is not drowned: see
+        `is_idle`.
         """
         upper = self.signal_upper / self.noise * math.sqrt(self.num_steps)
         return upper < 1.0 and not self.is_idle
@@ -73,7 +82,7 @@ class LayerSignal:
     @property
     def is_idle(self) -> bool:
         """Whether nearly all units have a gradient of zero here."""
-        return self.norm_quantiles[2] == 0.0
+        return self.norm_quantiles[2] < _SMALLEST_NORM
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

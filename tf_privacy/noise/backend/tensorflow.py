@@ -72,3 +72,23 @@ class CounterGenerator:
 def _as_state(words):
     signed = [w - 2**64 if w >= 2**63 else w for w in words]
     return tf.constant(signed, tf.int64)
+
+
+def find_true(mask):
+    """Returns the places where a mask is true, `[K]` int32.
+
+    Args:
+        mask: `[V]` bool.
+    """
+    return tf.cast(tf.where(mask)[:, 0], tf.int32)
+
+
+def as_row_gradient(indices, rows, shape):
+    """Returns a gradient that is zero but in some rows, for optimizers.
+
+    Args:
+        indices: `[K]` int32.
+        rows: `[K, D]`.
+        shape: `(V, D)`.
+    """
+    return tf.IndexedSlices(rows, indices, dense_shape=tf.constant(shape))
