@@ -61,6 +61,8 @@ MECHANISMS = [
     accounting.BallsInBins(1.1, 100, 2),
     accounting.TreeAggregation(noise_multiplier=5.0, steps_per_tree=64),
     accounting.MatrixMechanism(noise_multiplier=5.0, sensitivity=2.0),
+    accounting.DiscreteGaussian(1.1),
+    accounting.PoissonSampled(accounting.DiscreteGaussian(1.1), 0.01),
 ]
 
 

@@ -15,6 +15,7 @@ from tests import normality
 from tf_privacy import accounting
 from tf_privacy.clipping import engine
 from tf_privacy.clipping import microbatches
+from tf_privacy.clipping import moving_clips
 from tf_privacy.clipping import row_selection as selection_module
 from tf_privacy.clipping import styles
 
@@ -22,6 +23,9 @@ RNG = np.random.default_rng(0)
 WORDS = RNG.integers(0, 30, (16, 5)).astype("int32")
 USERS = RNG.integers(0, 7, (16, 1)).astype("int32")
 Y = RNG.normal(size=(16, 1)).astype("float32")
+CLIP = moving_clips.CurrentClip.of(
+    styles.FlatClipping(l2_norm_clip=1.0), 1.0, selects_rows=True
+)
 SELECTION = tf_privacy.RowSelection(threshold=1.0, budget_fraction=0.1)
 
 
@@ -55,8 +59,7 @@ def clip(model, rows, **options):
         model,
         [WORDS[rows], USERS[rows]],
         Y[rows],
-        l2_norm_clip=1.0,
-        selects_rows=True,
+        l2_norm_clip=CLIP,
         **options,
     )
     return step.clipped_sum
@@ -75,9 +78,7 @@ def test_rows_are_counted_once_for_each_unit(way):
         clipped = microbatches.sum_over_microbatches(
             model,
             ([WORDS, USERS], Y, None),
-            engine.ClipSettings(
-                style=styles.FlatClipping(l2_norm_clip=1.0), selects_rows=True
-            ),
+            engine.ClipSettings(style=CLIP),
             units_per_piece=5,
             compiled=way == "compiled",
             observe=lambda step, piece: None,
@@ -107,8 +108,7 @@ def test_one_unit_moves_all_counts_by_at_most_one(bad):
             model,
             [d[keep] for d in data],
             y[keep],
-            l2_norm_clip=1.0,
-            selects_rows=True,
+            l2_norm_clip=CLIP,
         ).clipped_sum
         return np.concatenate(counts_of(clipped))
 
@@ -236,9 +236,8 @@ def test_what_cannot_be_selected_is_refused():
             dense,
             np.zeros((2, 2), "f"),
             Y[:2],
-            l2_norm_clip=1.0,
+            l2_norm_clip=CLIP,
             loss=lambda y, p, w: keras.ops.mean((y - p) ** 2, -1),
-            selects_rows=True,
         )
     table = keras.Variable(np.zeros((4, 2)))
     with pytest.raises(ValueError, match="^grads must hold the counts of rows"):

@@ -6,6 +6,7 @@ Bounds have a false-alarm probability of at most 1e-6.
 
 import dataclasses
 import random
+from concurrent import futures
 
 import numpy as np
 import pytest
@@ -164,3 +165,71 @@ def test_a_sampling_is_a_value_that_stays():
     assert hash(make()) == hash(make())
     with pytest.raises(dataclasses.FrozenInstanceError):
         make().num_examples = 7
+
+
+# Streams of coins.
+
+
+def take(stream, num_batches, sampling=None):
+    sampling = sampling or make()
+    return [
+        sampling.draw(stream.take()[0]).tolist() for _ in range(num_batches)
+    ]
+
+
+def test_a_stream_goes_on_from_its_state():
+    stream, other = poisson.CoinStream(), poisson.CoinStream()
+    take(stream, 3)
+    state = stream.get_state()
+    assert state.position == 3
+    batches = take(stream, 5)
+    assert take(other, 5) != batches
+    other.set_state(state)
+    assert take(other, 5) == batches
+
+
+def test_a_stream_goes_on_from_any_position_that_it_gave():
+    stream = poisson.CoinStream()
+    positions = [stream.take()[1] for _ in range(4)]
+    assert positions == [1, 2, 3, 4]
+    state = stream.get_state(2)
+    batches = take(stream, 1)
+    stream.set_state(state)
+    assert take(stream, 3)[2] == batches[0]
+
+
+def test_coins_of_two_batches_of_a_stream_are_independent():
+    sampling = make(50, 0.5)
+    joined = membership(sampling, take(poisson.CoinStream(), 2_000, sampling))
+    for lag in (1, 2, 50):
+        agree = joined[lag:] == joined[:-lag]
+        check_proportion(agree.sum(), agree.size, 0.5)
+    check_proportion(joined.sum(), joined.size, 0.5)
+
+
+def test_a_seed_fixes_a_stream_and_nothing_else_does():
+    assert take(poisson.CoinStream(3), 5) == take(poisson.CoinStream(3), 5)
+    np.random.seed(0)
+    first = take(poisson.CoinStream(), 5)
+    np.random.seed(0)
+    assert take(poisson.CoinStream(), 5) != first
+
+
+def test_threads_take_different_coins():
+    stream = poisson.CoinStream()
+    with futures.ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(lambda _: stream.take()[1], range(2_000)))
+    assert sorted(taken) == list(range(1, 2_001))
+
+
+def test_a_state_does_not_show_its_key():
+    state = poisson.CoinStream().get_state()
+    assert not any(str(word) in f"{state!r} {state}" for word in state.key)
+
+
+@pytest.mark.parametrize(
+    "change", [{"key": (1,)}, {"key": (1, -1)}, {"position": -1}]
+)
+def test_a_state_is_checked(change):
+    with pytest.raises(ValueError, match=f"^{next(iter(change))} must be"):
+        poisson.CoinState(**{"key": (1, 2), "position": 0, **change})

@@ -206,6 +206,66 @@ def test_a_forked_worker_throws_its_own_coins():
     assert one != two
 
 
+# Coins that go on.
+
+
+def test_a_data_set_goes_on_from_the_state_of_another():
+    one, two = make(), make()
+    draws_of(one, 3)
+    two.set_state(one.get_state())
+    np.testing.assert_array_equal(draws_of(one), draws_of(two))
+
+
+def test_the_state_after_a_batch_leaves_out_what_was_read_ahead():
+    one, two = make(), make()
+    one.on_epoch_begin()
+    batches = [one[i][0] for i in range(5)]
+    two.set_state(one.get_state(2))
+    for i in (3, 4):
+        np.testing.assert_array_equal(two[0][0], batches[i])
+
+
+def test_coins_that_were_used_are_never_given_again():
+    """Whatever was drawn in between, or in another order."""
+    dataset = make()
+    dataset.on_epoch_begin()
+    for i in (0, 3, 1, 0, 4):
+        dataset[i]
+    # Two batches in order may be the draws 1 and 3, or 3 and 4.
+    assert dataset.get_state(1).position == 4
+    with pytest.raises(ValueError, match="^index must be that of a batch"):
+        dataset.get_state(2)
+    dataset.on_epoch_begin()
+    with pytest.raises(ValueError, match="^index must be that of a batch"):
+        dataset.get_state(0)
+
+
+def test_a_pass_may_be_shorter_and_the_next_is_whole():
+    dataset = make()
+    dataset.skip(2)
+    dataset.on_epoch_begin()
+    assert len(dataset) == dataset.num_batches == 3
+    dataset.on_epoch_end()
+    assert len(dataset) == dataset.steps_per_epoch == 5
+    for value in (-1, 5):
+        with pytest.raises(ValueError, match="^num_batches must be"):
+            dataset.skip(value)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"workers": 2}, {"use_multiprocessing": True}]
+)
+def test_coins_of_workers_cannot_go_on(settings):
+    dataset = make()
+    state = dataset.get_state()
+    for name, value in settings.items():
+        setattr(dataset, name, value)
+    with pytest.raises(ValueError, match="^workers must be 1"):
+        dataset.get_state()
+    with pytest.raises(ValueError, match="^workers must be 1"):
+        dataset.set_state(state)
+
+
 # Arguments.
 
 

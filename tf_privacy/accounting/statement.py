@@ -21,7 +21,13 @@ NOT_COVERED = (
     "does a look at a validation set taken from it.",
     "The number of examples and the expected batch size: they are treated as "
     "public.",
-    "Rounding: the noise is a floating-point approximation of a Gaussian.",
+)
+_ROUNDED_NOISE = (
+    "Rounding: the noise is a floating-point approximation of a Gaussian."
+)
+_ROUNDED_SUM = (
+    "Rounding before the noise: clipped gradients are added up in float32; "
+    "one unit is taken to move the sum by at most 1.0001 l2_norm_clip."
 )
 
 
@@ -115,6 +121,11 @@ def _list_assumptions(
         each for phase in phases for each in phase.list_assumptions(unit)
     ]
     return list(dict.fromkeys(assumptions))
+
+
+def _describe_rounding(phases: Sequence[phase_lib.Phase]) -> str:
+    on_grid = [phase.family == "discrete_gaussian" for phase in phases]
+    return _ROUNDED_SUM if phases and all(on_grid) else _ROUNDED_NOISE
 
 
 def _check_relation(phases, relation) -> None:
@@ -224,6 +235,6 @@ def make_privacy_statement(
         num_steps=sum(phase.num_steps for phase in phases),
         released=RELEASED,
         assumptions=tuple(_list_assumptions(phases, unit)),
-        not_covered=NOT_COVERED,
+        not_covered=(*NOT_COVERED, _describe_rounding(phases)),
         notes=tuple(written),
     )

@@ -29,6 +29,8 @@ class ClippedSum:
         row_counts: `[V]` float32 for each variable, how many units use each
             row of it, or None for a variable whose rows are not counted; empty
             if none are. One unit moves all of them together by at most 1.
+        scales: None, or the `scaling.Scale` of each variable by which
+            gradients were multiplied before the clip.
     """
 
     gradients: tuple[Any, ...]
@@ -38,6 +40,7 @@ class ClippedSum:
     query_sum: Any = None
     query_sensitivity: float | None = None
     row_counts: tuple[Any, ...] = ()
+    scales: tuple[Any, ...] | None = None
 
     def __post_init__(self):
         _checks.check_real("l2_sensitivity", self.l2_sensitivity, above=0.0)
@@ -104,4 +107,5 @@ class ClippedSum:
                 None if a is None else a + b
                 for a, b in zip(self.row_counts, other.row_counts, strict=True)
             ),
+            scales=self.scales,
         )

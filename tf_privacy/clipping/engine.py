@@ -15,6 +15,7 @@ from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import plan_check
 from tf_privacy.clipping import row_independence
 from tf_privacy.clipping import row_selection
+from tf_privacy.clipping import scaling
 from tf_privacy.clipping import single_examples
 from tf_privacy.clipping import styles
 from tf_privacy.clipping import taps
@@ -54,14 +55,12 @@ class ClipSettings:
         loss: `loss(y, y_pred, sample_weight)`; None takes the compiled one.
         examples_per_unit: Consecutive examples that make up one unit.
         augmentation: None, or the views that stand for each example.
-        selects_rows: Whether to count which rows of embedding tables are used.
     """
 
     style: styles.ClippingStyle
     loss: Callable | None = None
     examples_per_unit: int = 1
     augmentation: augmentation_module.Augmentation | None = None
-    selects_rows: bool = False
 
     @property
     def rows_per_unit(self) -> int:
@@ -82,7 +81,6 @@ def clipped_gradients(
     loss=None,
     examples_per_unit: int = 1,
     augment: augmentation_module.Augmentation | None = None,
-    selects_rows: bool = False,
 ) -> ClippedStep:
     """Returns the sum of per-unit gradients, each clipped on its own.
 
@@ -100,7 +98,8 @@ def clipped_gradients(
         sample_weight: A structure of tensors `[B, ...]`, or None.
         l2_norm_clip: L2 bound on one unit's gradient; gradient units; > 0. A
             number, or a ClippingStyle that has one; `optimizer.current_clip`
-            where the clip moves.
+            where the optimizer's clip moves, or it scales gradients, or
+            selects rows.
         loss: `loss(y, y_pred, sample_weight)` for a batch of one example, a
             function of nothing else; None takes the one that the model was
             compiled with.
@@ -108,8 +107,6 @@ def clipped_gradients(
             one person, for user-level privacy. B is a multiple of it.
         augment: None, or an `Augmentation`: each example is replaced by the
             mean over its views.
-        selects_rows: Whether the optimizer has a `RowSelection`, for which the
-            rows of embedding tables that each unit uses are counted.
 
     Returns:
         A ClippedStep.
@@ -127,7 +124,6 @@ def clipped_gradients(
             "examples_per_unit", examples_per_unit, at_least=1
         ),
         augmentation=augment,
-        selects_rows=selects_rows,
     )
     data = prepare_data((x, y, sample_weight), settings)
     return clip_prepared(model, data, settings)
@@ -181,7 +177,9 @@ def _clip_rows(model, data, settings, counted):
         )
     row_independence.check_once(model, x)
     plan = plan_check.confirmed_plan(model, x)
-    tables = row_selection.find_tables(model) if settings.selects_rows else []
+    tables = (
+        row_selection.find_tables(model) if settings.style.selects_rows else []
+    )
     counts = []
     if plan.loop_reason:
         row_selection.check_no_tables(tables, plan.loop_reason)
@@ -206,6 +204,7 @@ def _clip_rows(model, data, settings, counted):
         query_sum=settings.style.sum_query(squared, counted),
         query_sensitivity=settings.style.query_sensitivity,
         row_counts=row_selection.align(counts, tables, variables),
+        scales=settings.style.scales,
     )
     return ClippedStep(
         clipped_sum=total, y_pred=y_pred, norms=ops.sqrt(squared)
@@ -273,6 +272,9 @@ def _book_keeping(model, data, counted, plan, loss, settings, tables):
         variables,
         rows_per_unit=settings.rows_per_unit,
     )
+    if settings.style.scales is not None:
+        pairs = zip(variables, settings.style.scales, strict=True)
+        terms = scaling.scale_terms(terms, {id(v): s for v, s in pairs})
     num_rows = ops.shape(keras.tree.flatten(x)[0])[0]
     zero = ops.zeros((num_rows // settings.rows_per_unit,), "float32")
     groups = settings.style.group_variables(variables)

@@ -208,7 +208,9 @@ def sum_over_microbatches(
 
 
 def _tables(model, settings):
-    return row_selection.find_tables(model) if settings.selects_rows else []
+    return (
+        row_selection.find_tables(model) if settings.style.selects_rows else []
+    )
 
 
 def _as_clipped_sum(sums, model, settings):
@@ -224,6 +226,7 @@ def _as_clipped_sum(sums, model, settings):
         query_sum=sums[len(variables)] if has_query else None,
         query_sensitivity=settings.style.query_sensitivity,
         row_counts=row_selection.align(counts, tables, variables),
+        scales=settings.style.scales,
     )
 
 

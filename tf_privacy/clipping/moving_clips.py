@@ -292,27 +292,47 @@ class ClipSchedule(MovingClip):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class CurrentClip(styles.ClippingStyle):
-    """A style at the clip that is in force now: `optimizer.current_clip`.
+    """How the next step is to be clipped: `optimizer.current_clip`.
 
     Attributes:
         l2_norm_clip: The clip at scale 1; the sum's sensitivity, whatever the
             scale.
         style: The style.
         scale: float32 scalar; clip in force over l2_norm_clip.
+        scales: None, or a `scaling.Scale` for each trainable variable, by
+            which gradients are multiplied before the clip.
+        selects_rows: Whether to count which rows of tables are looked up.
     """
 
     style: styles.ClippingStyle
     scale: Any
+    scales: tuple[Any, ...] | None = None
+    selects_rows: bool = False
 
     @classmethod
-    def of(cls, style: styles.ClippingStyle, scale) -> "CurrentClip":
+    def of(
+        cls,
+        style: styles.ClippingStyle,
+        scale,
+        *,
+        scales=None,
+        selects_rows=False,
+    ) -> "CurrentClip":
         """Returns a style at a scale.
 
         Args:
             style: The style.
             scale: float32 scalar.
+            scales: As for the class.
+            selects_rows: As for the class.
         """
-        return cls(l2_norm_clip=style.l2_norm_clip, style=style, scale=scale)
+        return cls(
+            l2_norm_clip=style.l2_norm_clip,
+            style=style,
+            scale=scale,
+            scales=scales,
+            selects_rows=selects_rows,
+        )
 
     def group_variables(self, variables) -> list[int]:
         """Returns the style's groups."""

@@ -48,6 +48,9 @@ def loop_clipped_sum(
 
         gradients = backend.sum_over_pieces(one_row, rows_per_unit, 1, zeros)
         gradients = [g * unscale for g in gradients]
+        if style.scales is not None:
+            pairs = zip(style.scales, gradients, strict=True)
+            gradients = [scale.multiply(g) for scale, g in pairs]
         squared = [ops.zeros((1,), "float32")] * len(set(groups))
         for g, group in zip(gradients, groups, strict=True):
             squared[group] = squared[group] + ops.sum(ops.square(g))

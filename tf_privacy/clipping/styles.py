@@ -30,6 +30,10 @@ class ClippingStyle(abc.ABC):
             gradient units; in [1e-12, 1e18].
     """
 
+    # What `optimizer.current_clip` says beyond its style.
+    scales = None
+    selects_rows = False
+
     l2_norm_clip: float
 
     def __post_init__(self):

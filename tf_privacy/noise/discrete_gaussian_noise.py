@@ -224,9 +224,9 @@ class DiscreteGaussianGenerator(noise_style.NoiseGenerator):
 
 def _choose_bytes(source) -> Callable[[int], bytes]:
     """Returns where a generator's random bytes come from."""
-    if source._seed is None:
+    if source.seed is None:
         return os.urandom
-    digest = hashlib.sha256(str(source._seed).encode()).digest()
+    digest = hashlib.sha256(str(source.seed).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest, "little")).bytes
 
 

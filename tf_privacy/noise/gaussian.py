@@ -68,6 +68,11 @@ class NoiseSource:
         self._generator = backend.CounterGenerator(words)
         self._process = os.getpid()
 
+    @property
+    def seed(self) -> int | None:
+        """What fixes the noise; None for real noise."""
+        return self._seed
+
     def __deepcopy__(self, memo):
         del memo
         return NoiseSource(self._seed)

@@ -15,7 +15,8 @@ from tf_privacy.noise import independent_noise
 from tf_privacy.noise import noise_style as noise_style_module
 from tf_privacy.optimizers import budget_error
 from tf_privacy.optimizers import inner_check
-from tf_privacy.optimizers import row_noise
+from tf_privacy.optimizers import inner_step
+from tf_privacy.optimizers import preconditioner
 from tf_privacy.optimizers import step_check
 from tf_privacy.optimizers import step_ledger
 from tf_privacy.optimizers import step_noise
@@ -62,6 +63,8 @@ class DPOptimizer(keras.optimizers.Optimizer):
             user-level privacy. See `arrange_units`.
         row_selection: None, or a `RowSelection`: only rows of embedding tables
             that enough units look up are updated and noised.
+        gradient_scaling: None, or a `GradientScaling`: gradients are scaled by
+            released statistics before the clip, and back after the noise.
         seed: None. An int fixes the noise, for tests: never release a model
             that was trained with it.
         name: Name of the optimizer.
@@ -85,10 +88,12 @@ class DPOptimizer(keras.optimizers.Optimizer):
         memory_limit: float | None = None,
         examples_per_unit: int = 1,
         row_selection: row_selection_module.RowSelection | None = None,
+        gradient_scaling: preconditioner.GradientScaling | None = None,
         seed: int | None = None,
         name: str | None = None,
     ):
-        inner_check.check_inner(inner_optimizer)
+        is_even = row_selection is None and gradient_scaling is None
+        inner_check.check_inner(inner_optimizer, has_even_noise=is_even)
         clipping_style = styles.as_style(l2_norm_clip)
         noise_style = independent_noise.as_style(noise_multiplier)
         if expected_batch_size is not None:
@@ -107,49 +112,52 @@ class DPOptimizer(keras.optimizers.Optimizer):
             clipping_style,
             noise_style,
             row_selection=row_selection,
+            gradient_scaling=gradient_scaling,
             source=gaussian.NoiseSource(seed),
         )
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
-        self._clipping_style = clipping_style
-        self._noise_style = noise_style
         self._noise = noise
-        self._expected_batch_size = expected_batch_size
-        self._microbatch_size = microbatch_size
-        self._memory_limit = memory_limit
-        self._examples_per_unit = examples_per_unit
-        self._seed = seed
+        self._settings = {
+            "l2_norm_clip": clipping_style,
+            "noise_multiplier": noise_style,
+            "expected_batch_size": expected_batch_size,
+            "microbatch_size": microbatch_size,
+            "memory_limit": memory_limit,
+            "examples_per_unit": examples_per_unit,
+            "row_selection": row_selection,
+            "gradient_scaling": gradient_scaling,
+            "seed": seed,
+        }
         table = self.add_variable(
             step_ledger.StepLedger.table_shape(), dtype="float64", name="ledger"
         )
         budget = self.add_variable((2,), dtype="float64", name="budget")
         self._ledger = step_ledger.StepLedger(table, budget)
-        self._clip_state = None
         if noise.has_moving_clip:
-            self._clip_state = self.add_variable(
-                (2,), dtype="float32", name="clip_state"
+            noise.use_clip_state(
+                self.add_variable((2,), dtype="float32", name="clip_state")
             )
-            noise.use_clip_state(self._clip_state)
 
     @property
     def l2_norm_clip(self) -> float:
         """L2 bound on one unit's gradient."""
-        return self._clipping_style.l2_norm_clip
+        return self._noise.clipping_style.l2_norm_clip
 
     @property
     def clipping_style(self) -> styles.ClippingStyle:
         """How that bound is kept."""
-        return self._clipping_style
+        return self._noise.clipping_style
 
     @property
     def noise_multiplier(self) -> float:
         """Standard deviation of the noise on the sum over l2_norm_clip."""
-        return self._noise_style.noise_multiplier
+        return self._noise.noise_style.noise_multiplier
 
     @property
     def noise_style(self) -> noise_style_module.NoiseStyle:
         """How the noise of different steps belongs together."""
-        return self._noise_style
+        return self._noise.noise_style
 
     @property
     def row_selection(self) -> row_selection_module.RowSelection | None:
@@ -158,7 +166,10 @@ class DPOptimizer(keras.optimizers.Optimizer):
 
     @property
     def current_clip(self) -> styles.ClippingStyle:
-        """The clipping style at the clip in force, for a custom loop."""
+        """How the next step is to be clipped, for a custom loop.
+
+        Build the optimizer before, where it has a `gradient_scaling`.
+        """
         return self._noise.current_clip
 
     def clip_logs(self) -> dict:
@@ -178,22 +189,22 @@ class DPOptimizer(keras.optimizers.Optimizer):
     @property
     def expected_batch_size(self) -> float | None:
         """The divisor; None until it is known."""
-        return self._expected_batch_size
+        return self._settings["expected_batch_size"]
 
     @property
     def microbatch_size(self) -> int | str | None:
         """Rows sent through the model at once, "auto", or None."""
-        return self._microbatch_size
+        return self._settings["microbatch_size"]
 
     @property
     def memory_limit(self) -> float | None:
         """Bytes that a piece of a batch may hold under "auto", or None."""
-        return self._memory_limit
+        return self._settings["memory_limit"]
 
     @property
     def examples_per_unit(self) -> int:
         """Consecutive examples that make up one unit."""
-        return self._examples_per_unit
+        return self._settings["examples_per_unit"]
 
     @property
     def ledger(self) -> step_ledger.StepLedger:
@@ -211,12 +222,12 @@ class DPOptimizer(keras.optimizers.Optimizer):
                 between steps would follow the data.
         """
         value = _checks.check_real("expected_batch_size", value, above=0.0)
-        if self._expected_batch_size is None:
-            self._expected_batch_size = value
-        elif not np.isclose(self._expected_batch_size, value, rtol=1e-9):
+        if self.expected_batch_size is None:
+            self._settings["expected_batch_size"] = value
+        elif not np.isclose(self.expected_batch_size, value, rtol=1e-9):
             raise ValueError(
                 "expected_batch_size must stay what it was first set to, "
-                f"{self._expected_batch_size:g}. Received: {value:g}. Use that "
+                f"{self.expected_batch_size:g}. Received: {value:g}. Use that "
                 "batch_size, or compile a new optimizer."
             )
 
@@ -232,9 +243,9 @@ class DPOptimizer(keras.optimizers.Optimizer):
         return self._noise.make_step_kind(
             sampling,
             level=level,
-            expected_batch_size=self._expected_batch_size,
-            fixed_seed=self._seed is not None,
-            examples_per_unit=self._examples_per_unit,
+            expected_batch_size=self.expected_batch_size,
+            fixed_seed=self._settings["seed"] is not None,
+            examples_per_unit=self.examples_per_unit,
         )
 
     def step_kinds(
@@ -247,7 +258,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
         """
         return tuple(
             self.step_kind(sampling, level=level)
-            for level in range(len(self._noise_style.noise_multipliers))
+            for level in range(len(self._noise.noise_style.noise_multipliers))
         )
 
     def rows_of(
@@ -265,8 +276,8 @@ class DPOptimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         self.inner_optimizer.build(variables)
-        self._noise.build(variables)
         super().build(variables)
+        self._noise.build(variables, self.add_variable)
 
     @property
     def variables(self):
@@ -299,9 +310,9 @@ class DPOptimizer(keras.optimizers.Optimizer):
                 eager code. Inside a compiled function nothing is released, and
                 `check_budget()` raises.
         """
-        units_check.check_sampling(sampling, self._examples_per_unit)
+        units_check.check_sampling(sampling, self.examples_per_unit)
         step_check.check_grads(grads, trainable_variables)
-        step_check.check_divisor(self._expected_batch_size)
+        step_check.check_divisor(self.expected_batch_size)
         allowed = self.apply_in_rows(
             grads, self.rows_of(sampling), data_independent_gradients
         )
@@ -328,7 +339,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
         if not self.built:
             with keras.name_scope(self.name):
                 self.build(list(clipped.variables))
-        level = self._noise_style.choose_level(self.iterations.value)
+        level = self._noise.noise_style.choose_level(self.iterations.value)
         row = ops.take(ops.convert_to_tensor(rows, "int32"), level)
         # Outside of the condition where that changes nothing: drawn beside the
         # forward and backward pass. A refused step throws the noise away.
@@ -338,12 +349,12 @@ class DPOptimizer(keras.optimizers.Optimizer):
 
         def release():
             own = noised or self._add_noise(clipped, row, level)
-            self._update(own, data_independent_gradients)
+            self._update(clipped, own, data_independent_gradients)
             self._noise.move_clip(
                 clipped,
                 level=level,
                 step=self.iterations.value,
-                expected_batch_size=self._expected_batch_size,
+                expected_batch_size=self.expected_batch_size,
             )
             self._ledger.count(row)
 
@@ -356,25 +367,23 @@ class DPOptimizer(keras.optimizers.Optimizer):
             clipped,
             level=level,
             position=self._ledger.position(
-                row, self._noise_style.steps_per_release
+                row, self._noise.noise_style.steps_per_release
             ),
-            expected_batch_size=self._expected_batch_size,
+            expected_batch_size=self.expected_batch_size,
         )
 
-    def _update(self, noised, data_independent_gradients):
-        means = row_noise.make_means(
+    def _update(self, clipped, noised, data_independent_gradients):
+        inner_step.take_inner_step(
+            self.inner_optimizer,
             noised,
-            data_independent_gradients,
-            divisor=self._expected_batch_size,
+            expected_batch_size=self.expected_batch_size,
+            data_independent_gradients=data_independent_gradients,
+            scales=clipped.scales,
+            preconditioner=self._noise.preconditioner,
         )
-        self.inner_optimizer.apply(means, list(noised.variables))
 
     def check_budget(self) -> None:
-        """Raises if a step was refused since the last call.
-
-        Raises:
-            PrivacyBudgetError: If one was.
-        """
+        """Raises PrivacyBudgetError if a step was refused since last time."""
         if self._ledger.take_refused():
             raise budget_error.PrivacyBudgetError(budget_error.OVER_BUDGET)
 
@@ -458,8 +467,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
         """Saves the ledger and the budget; never the state of the noise."""
         store["ledger"] = self._ledger.to_numpy()
         store["budget"] = np.array(self.budget or (0.0, 0.0), np.float64)
-        if self._clip_state is not None:
-            store["clip_state"] = ops.convert_to_numpy(self._clip_state.value)
+        self._noise.save(store)
 
     def load_own_variables(self, store):
         """Takes in a saved ledger; steps of this object stay counted."""
@@ -467,20 +475,10 @@ class DPOptimizer(keras.optimizers.Optimizer):
         self.inherit(
             np.array(store["ledger"]), (epsilon, delta) if delta > 0 else None
         )
-        if self._clip_state is not None and "clip_state" in store:
-            self._clip_state.assign(np.array(store["clip_state"]))
+        self._noise.load(store)
 
     def _dp_config(self):
-        return {
-            "l2_norm_clip": style_config.from_clipping(self._clipping_style),
-            "noise_multiplier": style_config.from_noise(self._noise_style),
-            "expected_batch_size": self._expected_batch_size,
-            "microbatch_size": self._microbatch_size,
-            "memory_limit": self._memory_limit,
-            "examples_per_unit": self._examples_per_unit,
-            "row_selection": style_config.from_selection(self.row_selection),
-            "seed": self._seed,
-        }
+        return style_config.describe_settings(self._settings)
 
     def get_config(self):
         """Returns the arguments, the inner optimizer serialised."""

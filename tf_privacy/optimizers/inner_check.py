@@ -3,12 +3,15 @@
 
 import keras
 
+from tf_privacy.optimizers import noise_corrected_adam
 
-def check_inner(inner_optimizer) -> None:
+
+def check_inner(inner_optimizer, *, has_even_noise: bool) -> None:
     """Raises if an optimizer cannot work on noised means.
 
     Args:
         inner_optimizer: What the caller passed.
+        has_even_noise: Whether the noise is as large on every weight.
 
     Raises:
         TypeError: If it is not a Keras optimizer.
@@ -39,4 +42,12 @@ def check_inner(inner_optimizer) -> None:
             "loss_scale_factor must be None: the loss is not scaled by the "
             f"optimizer here. Received: {inner_optimizer.loss_scale_factor}. "
             "Leave it out."
+        )
+    is_aware = isinstance(inner_optimizer, noise_corrected_adam.NoiseAware)
+    if is_aware and not has_even_noise:
+        raise ValueError(
+            "inner_optimizer must not correct for the noise where it is not "
+            "the same on every weight. Received: "
+            f"{type(inner_optimizer).__name__} with row_selection or "
+            "gradient_scaling. Use keras.optimizers.Adam there."
         )

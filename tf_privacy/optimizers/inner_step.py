@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a noised sum to an update by the inner optimizer."""
 
-from keras import ops
+import dataclasses
 
 from tf_privacy.noise import gaussian
 from tf_privacy.optimizers import noise_corrected_adam
+from tf_privacy.optimizers import row_noise
 
 
 def take_inner_step(
@@ -32,23 +33,19 @@ def take_inner_step(
             the clip.
         preconditioner: None, or the Preconditioner that learns from the mean.
     """
-    means = [g / expected_batch_size for g in noised.gradients]
     if scales is not None:
-        means = [s.divide(g) for s, g in zip(scales, means, strict=True)]
+        pairs = zip(scales, noised.gradients, strict=True)
+        noised = dataclasses.replace(
+            noised, gradients=tuple(s.divide(g) for s, g in pairs)
+        )
     if preconditioner is not None:
-        preconditioner.update(means)
+        preconditioner.update(
+            [g / expected_batch_size for g in noised.gradients]
+        )
     if isinstance(inner_optimizer, noise_corrected_adam.NoiseAware):
-        inner_optimizer.observe_noise(
-            (noised.stddev / expected_batch_size) ** 2
-        )
-    addends = data_independent_gradients or [None] * len(means)
-    gradients = [
-        ops.cast(
-            mean if addend is None else mean + ops.cast(addend, "float32"),
-            variable.dtype,
-        )
-        for mean, addend, variable in zip(
-            means, addends, noised.variables, strict=True
-        )
-    ]
-    inner_optimizer.apply(gradients, list(noised.variables))
+        variance = (noised.stddev / expected_batch_size) ** 2
+        inner_optimizer.observe_noise(variance)
+    means = row_noise.make_means(
+        noised, data_independent_gradients, divisor=expected_batch_size
+    )
+    inner_optimizer.apply(means, list(noised.variables))

@@ -4,6 +4,7 @@
 import math
 import secrets
 
+import numpy as np
 from keras import ops
 
 from tf_privacy.clipping import clipped_sum
@@ -13,6 +14,7 @@ from tf_privacy.clipping import styles
 from tf_privacy.clipping.backend import backend
 from tf_privacy.noise import gaussian
 from tf_privacy.noise import noise_style as noise_style_module
+from tf_privacy.optimizers import preconditioner as preconditioner_module
 from tf_privacy.optimizers import row_noise
 from tf_privacy.optimizers import step_ledger
 from tf_privacy.optimizers import units_check
@@ -40,6 +42,7 @@ class StepNoise:
         noise_style: How the noise of different steps belongs together.
         row_selection: Which rows of embedding tables are updated, or None for
             all; its part f of the budget is one more term, f (S / z)^2.
+        gradient_scaling: How gradients are scaled before the clip, or None.
         source: Where randomness comes from.
 
     Raises:
@@ -52,16 +55,24 @@ class StepNoise:
         noise_style: noise_style_module.NoiseStyle,
         *,
         row_selection: row_selection_module.RowSelection | None = None,
+        gradient_scaling: preconditioner_module.GradientScaling | None = None,
         source: gaussian.NoiseSource,
     ):
         _check_styles(clipping_style, noise_style, row_selection)
+        if row_selection is not None and gradient_scaling is not None:
+            raise ValueError(
+                "gradient_scaling must be None where rows are selected. "
+                "Received: both. Leave one of them out."
+            )
         for level in noise_style.noise_multipliers:
             gaussian.compute_stddev(level, clipping_style.l2_norm_clip)
         self.clipping_style = clipping_style
         self.noise_style = noise_style
         self.row_selection = row_selection
         self._source = source
+        self._gradient_scaling = gradient_scaling
         self._generator = None
+        self._preconditioner = None
         self._clip_state = None
         self._release = 0.0
         self.start_release()
@@ -86,25 +97,71 @@ class StepNoise:
         variable.assign([1.0, 0.0])
         self._clip_state = variable
 
-    def build(self, variables) -> None:
-        """Makes the state of the noise.
+    def build(self, variables, add_variable) -> None:
+        """Makes the state of the noise, and of what scales gradients.
 
         Args:
             variables: The `keras.Variable`s whose gradients are noised.
+            add_variable: The optimizer's, for state that is no secret.
         """
+        if self._gradient_scaling is not None:
+            self._preconditioner = preconditioner_module.Preconditioner(
+                self._gradient_scaling, variables, add_variable
+            )
         with backend.outside_of_graph():
             self._generator = self.noise_style.make_generator(
                 variables, self._source
             )
 
     @property
+    def preconditioner(self) -> preconditioner_module.Preconditioner | None:
+        """What scales gradients before the clip, or None."""
+        return self._preconditioner
+
+    @property
     def current_clip(self) -> styles.ClippingStyle:
-        """The clipping style at the clip in force."""
-        if self._clip_state is None:
+        """How the next step is to be clipped."""
+        scales = None
+        if self._gradient_scaling is not None:
+            if self._preconditioner is None:
+                raise ValueError(
+                    "optimizer must be built where it scales gradients. "
+                    "Received: one that is not. Call optimizer.build("
+                    "model.trainable_variables) before the loop."
+                )
+            scales = self._preconditioner.make_scales()
+        is_plain = scales is None and self.row_selection is None
+        if self._clip_state is None and is_plain:
             return self.clipping_style
+        has_state = self._clip_state is not None
         return moving_clips.CurrentClip.of(
-            self.clipping_style, self._clip_state.value[0]
+            self.clipping_style,
+            self._clip_state.value[0] if has_state else 1.0,
+            scales=scales,
+            selects_rows=self.row_selection is not None,
         )
+
+    def save(self, store) -> None:
+        """Writes the state that is no secret.
+
+        Args:
+            store: Where the optimizer is saved.
+        """
+        if self._clip_state is not None:
+            store["clip_state"] = ops.convert_to_numpy(self._clip_state.value)
+        if self._preconditioner is not None:
+            self._preconditioner.save(store)
+
+    def load(self, store) -> None:
+        """Takes in what `save` wrote, as far as it is there.
+
+        Args:
+            store: Where the optimizer was saved.
+        """
+        if self._clip_state is not None and "clip_state" in store:
+            self._clip_state.assign(np.array(store["clip_state"]))
+        if self._preconditioner is not None:
+            self._preconditioner.load(store)
 
     def clip_logs(self) -> dict:
         """Returns the clip in force and what the noised query says of it."""

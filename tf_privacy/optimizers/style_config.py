@@ -1,43 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clipping and noise styles in the configuration of an optimizer."""
 
+import dataclasses
+
 import keras
 
 from tf_privacy.clipping import styles
 from tf_privacy.noise import independent_noise
 
-
-def from_clipping(style: styles.ClippingStyle):
-    """Returns the number that stands for a flat clip, else a description.
-
-    Args:
-        style: The optimizer's.
-    """
-    if type(style) is styles.FlatClipping:
-        return style.l2_norm_clip
-    return keras.saving.serialize_keras_object(style)
+_DESCRIBED = (
+    "l2_norm_clip",
+    "noise_multiplier",
+    "row_selection",
+    "gradient_scaling",
+)
 
 
-def from_noise(style):
-    """Returns the number that stands for independent noise, or a description.
+def describe_settings(settings: dict) -> dict:
+    """Returns settings as a configuration holds them.
 
     Args:
-        style: The optimizer's NoiseStyle.
+        settings: Arguments of `DPOptimizer`; a flat clip and independent noise
+            are described by their numbers.
     """
-    if type(style) is independent_noise.IndependentNoise:
-        return style.noise_multiplier
-    return keras.saving.serialize_keras_object(style)
+    return {name: _describe(value) for name, value in settings.items()}
 
 
-def from_selection(selection):
-    """Returns a description of a RowSelection, or None.
-
-    Args:
-        selection: The optimizer's.
-    """
-    if selection is None:
-        return None
-    return keras.saving.serialize_keras_object(selection)
+def _describe(value):
+    if type(value) is styles.FlatClipping:
+        return value.l2_norm_clip
+    if type(value) is independent_noise.IndependentNoise:
+        return value.noise_multiplier
+    if dataclasses.is_dataclass(value):
+        return keras.saving.serialize_keras_object(value)
+    return value
 
 
 def restore_styles(config: dict) -> dict:
@@ -48,7 +44,7 @@ def restore_styles(config: dict) -> dict:
     """
     restored = {
         name: keras.saving.deserialize_keras_object(config[name])
-        for name in ("l2_norm_clip", "noise_multiplier", "row_selection")
+        for name in _DESCRIBED
         if isinstance(config.get(name), dict)
     }
     return {**config, **restored}

@@ -71,7 +71,7 @@ def check_clipped(clipped, optimizer) -> None:
         raise ValueError(
             "grads must hold the counts of rows if, and only if, the optimizer "
             f"has a row_selection. Received: {len(clipped.row_counts)} counts. "
-            "Clip with selects_rows=optimizer.row_selection is not None."
+            "Clip with l2_norm_clip=optimizer.current_clip."
         )
     style = optimizer.clipping_style
     if clipped.query_sensitivity != style.query_sensitivity:

@@ -3,7 +3,10 @@
 
 import math
 
+import keras
+
 from tf_privacy.clipping import engine
+from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import microbatches
 
 
@@ -20,11 +23,14 @@ def clip_batch(model, data, *, augment, jit_compile, log):
             returns them.
     """
     optimizer = model.optimizer
+    if not optimizer.built:
+        keras_internals.build_for(model, data[0])
+        with keras.name_scope(optimizer.name):
+            optimizer.build(model.trainable_variables)
     settings = engine.ClipSettings(
         style=optimizer.current_clip,
         examples_per_unit=optimizer.examples_per_unit,
         augmentation=augment,
-        selects_rows=optimizer.row_selection is not None,
     )
     units_per_piece = microbatches.find_units_per_piece(
         model,

@@ -208,9 +208,7 @@ class PoissonDataset(keras.utils.PyDataset):
         index = index % self._steps_per_epoch
         self._positions[index] = max(position, self._positions.get(index, 0))
         units = self._sampling.draw(rng)
-        return take_units(
-            self._arrays, units, self._sampling.examples_per_unit
-        )
+        return take_units(self._arrays, units, self._sampling.examples_per_unit)
 
 
 def take_units(arrays, units, examples_per_unit: int):

@@ -191,7 +191,19 @@ class ResumableTraining(keras.callbacks.Callback):
         return self._start.batch if self._epoch == self._start.epoch else 0
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Writes a checkpoint if one is due, and announces the next steps."""
+        """Writes a checkpoint if one is due, and announces the next steps.
+
+        Args:
+            batch: Of this pass, from 0.
+            logs: Not used.
+
+        Raises:
+            StopIteration: Where an epoch that was entered half-way is at its
+                end, which tells Keras so. Left to itself it would find out
+                within a step, which then counts without having run.
+        """
+        if self._num_skipped and batch >= len(self._dataset):
+            raise StopIteration
         if self._state.is_due:
             self._save(batch)
         steps = self.model.steps_per_execution

@@ -95,8 +95,8 @@ def find_problems(evidence: Evidence) -> list[Finding]:
     """Returns what is wrong, what to mend first at the top; may be none.
 
     Every statistical rule raises a false alarm with probability `plan.alpha`
-    at most (by a normal approximation where it compares accuracies), and only
-    where a difference is large enough to matter.
+    at most (by a t-test where it compares accuracies), and only where a
+    difference is large enough to matter.
 
     Args:
         evidence: What the rules look at.
@@ -324,7 +324,10 @@ def _check_gap(evidence):
         return None
     gap = result.train_accuracy - result.test_accuracy
     stderr = np.hypot(result.train_stderr, result.test_stderr)
-    deviations = sanity_statistics.compute_deviations(evidence.plan.alpha)
+    deviations = sanity_statistics.compute_deviations(
+        evidence.plan.alpha,
+        len(evidence.bench.test.classes) // evidence.plan.rows_per_block,
+    )
     if not gap - deviations * stderr > _GAP:
         return None
     return Finding(

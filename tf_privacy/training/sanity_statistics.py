@@ -4,6 +4,9 @@
 import numpy as np
 from scipy import stats
 
+# A standard error below it is round-off of 0.
+_ROUNDING = 1e-12
+
 
 def estimate_mean(
     values: np.ndarray, counted: np.ndarray, rows_per_user: int
@@ -29,7 +32,7 @@ def estimate_mean(
     by_user = deviations.reshape(-1, rows_per_user).sum(axis=1)
     least = weights.reshape(-1, rows_per_user).sum(axis=1).max() / total
     stderr = float(np.sqrt(np.sum(by_user**2)) / total)
-    return mean, stderr or float(least)
+    return mean, float(stderr if stderr > _ROUNDING else least)
 
 
 def is_above_zero(
@@ -41,7 +44,7 @@ def is_above_zero(
 ) -> bool:
     """Returns whether a mean is above zero by more than luck explains.
 
-    A one-sided test by the normal approximation.
+    A one-sided t-test over the users.
 
     Args:
         values: `[N]`; such as differences of two models on the same rows.
@@ -50,7 +53,8 @@ def is_above_zero(
         alpha: Probability of a false alarm where the mean is zero.
     """
     mean, stderr = estimate_mean(values, counted, rows_per_user)
-    return mean > compute_deviations(alpha) * stderr
+    num_users = len(values) // rows_per_user
+    return mean > compute_deviations(alpha, num_users) * stderr
 
 
 def compute_lower_limit(num_right: int, count: int, *, alpha: float) -> float:
@@ -77,10 +81,16 @@ def compute_p_value(num_right: int, count: int, *, chance: float) -> float:
     return float(stats.binom.sf(num_right - 1, count, chance))
 
 
-def compute_deviations(alpha: float) -> float:
-    """Returns how many standard deviations luck exceeds with chance alpha.
+def compute_deviations(alpha: float, num_users: int) -> float:
+    """Returns how many standard errors luck exceeds with chance alpha.
+
+    By Student's t: of few users the standard error is itself uncertain, and of
+    one there is none.
 
     Args:
         alpha: Of one side; in (0, 0.5).
+        num_users: Whom the standard error was estimated from.
     """
-    return float(stats.norm.isf(alpha))
+    if num_users < 2:
+        return float("inf")
+    return float(stats.t.isf(alpha, num_users - 1))
