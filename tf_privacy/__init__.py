@@ -16,6 +16,7 @@ _MODULES = {
         "NeighboringRelation",
         "PrivacyPlan",
         "PrivacyStatement",
+        "calibrate_correlated_noise_multiplier",
         "calibrate_expected_batch_size",
         "calibrate_noise_multiplier",
         "calibrate_num_steps",
@@ -57,6 +58,7 @@ _MODULES = {
     "noise.discrete_gaussian_noise": ("DiscreteGaussianNoise",),
     "noise.independent_noise": ("NoiseSchedule",),
     "noise.noise_style": ("NoiseStyle",),
+    "noise.toeplitz_strategy": ("calibrate_banded_coefficients",),
     "noise.toeplitz_noise": ("ToeplitzNoise",),
     "noise.tree_noise": ("TreeNoise",),
     "optimizers.budget_error": ("PrivacyBudgetError",),
@@ -67,6 +69,7 @@ _MODULES = {
     "optimizers.presets": (
         "DPAdagrad",
         "DPAdam",
+        "DPAdamBC",
         "DPAdamW",
         "DPRMSprop",
         "DPSGD",
@@ -85,7 +88,17 @@ _MODULES = {
     ),
     "training.poisson_dataset": ("PoissonDataset",),
     "training.privacy_budget": ("PrivacyBudget",),
+    "training.privacy_log": ("PrivacyLog",),
+    "training.resume": ("ResumableLoop", "ResumableTraining"),
+    "training.sanity_plan": ("SanityPlan",),
+    "training.sanity_report": ("SanityReport",),
+    "training.sanity_run": ("sanity_check",),
+    "training.signal_to_noise": (
+        "SignalToNoise",
+        "estimate_signal_to_noise",
+    ),
     "training.units": ("arrange_units",),
+    "training.weight_average": ("WeightAverage",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -36,6 +36,17 @@ def test_a_number_is_independent_noise():
     assert independent_noise.as_style(SCHEDULE) is SCHEDULE
 
 
+def test_a_decay_is_nowhere_below_its_curve():
+    schedule = tf_privacy.NoiseSchedule.decay(
+        num_steps=100, start_multiplier=3.0, end_multiplier=1.0, num_levels=5
+    )
+    assert len(schedule.multipliers) == 5
+    for step in range(150):
+        level = int(schedule.choose_level(np.int32(step)))
+        curve = 3.0 - 2.0 * min(step, 99) / 99
+        assert schedule.multipliers[level] >= curve - 1e-12
+
+
 def test_a_schedule_survives_serialisation():
     config = keras.saving.serialize_keras_object(SCHEDULE)
     assert keras.saving.deserialize_keras_object(config) == SCHEDULE

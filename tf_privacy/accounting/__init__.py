@@ -17,6 +17,9 @@ from tf_privacy.accounting.concentrated import compute_gdp_delta
 from tf_privacy.accounting.concentrated import compute_gdp_epsilon
 from tf_privacy.accounting.concentrated import compute_zcdp_epsilon
 from tf_privacy.accounting.concentrated import estimate_clt_mu
+from tf_privacy.accounting.correlated_calibration import (
+    calibrate_correlated_noise_multiplier,
+)
 from tf_privacy.accounting.correlated_noise import compute_cyclic_sensitivity
 from tf_privacy.accounting.correlated_noise import compute_matrix_sensitivity
 from tf_privacy.accounting.correlated_noise import compute_toeplitz_sensitivity
@@ -114,6 +117,7 @@ __all__ = [
     "TreeAggregation",
     "TruncatedPoissonSampled",
     "bound_gdp_mu_of_gaussians",
+    "calibrate_correlated_noise_multiplier",
     "calibrate_expected_batch_size",
     "calibrate_noise_multiplier",
     "calibrate_num_steps",

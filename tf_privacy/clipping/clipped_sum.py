@@ -89,6 +89,11 @@ class ClippedSum:
                 f"{self.query_sensitivity}. Received: "
                 f"{other.query_sensitivity}. Clip both pieces alike."
             )
+        if (self.scales is None) != (other.scales is None):
+            raise ValueError(
+                "other must be a ClippedSum of gradients scaled alike. "
+                "Received: one scaled, one not. Clip both pieces alike."
+            )
         return ClippedSum(
             gradients=tuple(
                 a + b

@@ -10,6 +10,7 @@ from keras import ops
 
 from tf_privacy.clipping import call_plan
 from tf_privacy.clipping import gradient_terms
+from tf_privacy.clipping import scaling
 from tf_privacy.clipping import taps
 from tf_privacy.clipping.backend.graphs import graphs
 
@@ -53,7 +54,9 @@ class ModelCost:
 _COSTS = weakref.WeakKeyDictionary()
 
 
-def estimate_cost(model, x, plan: call_plan.CallPlan) -> ModelCost:
+def estimate_cost(
+    model, x, plan: call_plan.CallPlan, *, scales=None
+) -> ModelCost:
     """Returns what a private pass over a model costs for each row.
 
     Runs the model once on placeholders; no data are touched.
@@ -62,15 +65,28 @@ def estimate_cost(model, x, plan: call_plan.CallPlan) -> ModelCost:
         model: A built `keras.Model`.
         x: A structure of tensors `[B, ...]`; only shapes and dtypes are used.
         plan: The model's plan for such inputs.
+        scales: None, or the Scale of each trainable variable.
     """
+    if scales is not None:
+        return _trace_cost(model, x, plan, scales)
     if plan not in _COSTS:
         _COSTS[plan] = _trace_cost(model, x, plan)
     return _COSTS[plan]
 
 
-def _trace_cost(model, x, plan) -> ModelCost:
+def _trace_cost(model, x, plan, scales=None) -> ModelCost:
     variables = model.trainable_variables
     wanted = {id(v) for v in variables}
+    scale_of = {}
+    if scales is not None:
+        scale_of = {id(v): s for v, s in zip(variables, scales, strict=True)}
+
+    def find_cost(variable, term):
+        scale = scale_of.get(id(variable))
+        if scale is not None:
+            # Its values are of the step's graph; here only the form counts.
+            term = scaling.scale_term(term, scale.as_ones())
+        return term.cost()
 
     def forward(inputs):
         recorder = taps.TapRecorder(plan, lambda tensor: tensor, variables)
@@ -88,7 +104,11 @@ def _trace_cost(model, x, plan) -> ModelCost:
             calls.append(
                 CallCost(
                     call=record.call,
-                    terms=[(v, t.cost()) for v, t in pairs if id(v) in wanted],
+                    terms=[
+                        (v, find_cost(v, t))
+                        for v, t in pairs
+                        if id(v) in wanted
+                    ],
                 )
             )
 

@@ -5,6 +5,7 @@ The pieces are consecutive units of one draw, and their sums add up before any
 noise: the result is that of the whole batch, in the memory of a piece.
 """
 
+import dataclasses
 import math
 
 import keras
@@ -80,7 +81,8 @@ def find_units_per_piece(
     plan = plan_check.confirmed_plan(model, x)
     if plan.loop_reason:
         return None  # Goes one row at a time in any case.
-    row_bytes = costs.estimate_cost(model, x, plan).row_bytes
+    cost = costs.estimate_cost(model, x, plan, scales=settings.style.scales)
+    row_bytes = cost.row_bytes
     limit = memory_limit or DEFAULT_BYTES
     most = max(1, int(limit / (row_bytes * settings.rows_per_unit)))
     spread = math.sqrt(expected_batch_size)
@@ -141,8 +143,9 @@ def measure_compiled(model, data, settings, *, num_units: int):
     )
 
     def clip(rows):
-        piece = engine.prepare_data(rows, settings)
-        step = engine.clip_prepared(model, piece, settings)
+        own = dataclasses.replace(settings, style=settings.style.at_rest())
+        piece = engine.prepare_data(rows, own)
+        step = engine.clip_prepared(model, piece, own)
         return step.clipped_sum.gradients
 
     def measure():

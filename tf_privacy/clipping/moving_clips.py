@@ -334,6 +334,13 @@ class CurrentClip(styles.ClippingStyle):
             selects_rows=selects_rows,
         )
 
+    def at_rest(self) -> "CurrentClip":
+        """Returns the style at scale 1, gradients multiplied by ones."""
+        scales = self.scales
+        if scales is not None:
+            scales = tuple(scale.as_ones() for scale in scales)
+        return dataclasses.replace(self, scale=1.0, scales=scales)
+
     def group_variables(self, variables) -> list[int]:
         """Returns the style's groups."""
         return self.style.group_variables(variables)

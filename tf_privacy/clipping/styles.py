@@ -154,6 +154,13 @@ class ClippingStyle(abc.ABC):
             factors.append(ops.where(present, factor, 0.0))
         return factors, present
 
+    def at_rest(self) -> "ClippingStyle":
+        """Returns a style of the same cost that depends on no tensor.
+
+        To measure and to estimate with, outside of the step's graph.
+        """
+        return self
+
     def get_config(self) -> dict:
         """Returns the arguments."""
         return dataclasses.asdict(self)

@@ -10,6 +10,7 @@ from keras import ops
 
 from tf_privacy import _checks
 from tf_privacy.noise import gaussian
+from tf_privacy.noise import noise_schedule_levels
 from tf_privacy.noise import noise_style
 
 _PACKAGE = "tf_privacy"
@@ -102,6 +103,37 @@ class NoiseSchedule(noise_style.NoiseStyle):
             )
         object.__setattr__(self, "boundaries", boundaries)
         object.__setattr__(self, "multipliers", multipliers)
+
+    @classmethod
+    def decay(
+        cls,
+        *,
+        num_steps: int,
+        start_multiplier: float,
+        end_multiplier: float,
+        num_levels: int = 16,
+        shape: str = "linear",
+    ) -> "NoiseSchedule":
+        """Returns stretches that follow a curve, nowhere with less noise.
+
+        Args:
+            num_steps: Updates over which the curve goes from start to end.
+            start_multiplier: Noise multiplier of the first update; > 0.
+            end_multiplier: Of the last one, and of all that follow; > 0.
+            num_levels: Most stretches; >= 1.
+            shape: "linear", "exponential" or "cosine".
+        """
+        boundaries, multipliers = noise_schedule_levels.make_noise_levels(
+            num_steps,
+            start_multiplier=start_multiplier,
+            end_multiplier=end_multiplier,
+            num_levels=num_levels,
+            shape=shape,
+        )
+        return cls(
+            boundaries=tuple(map(int, boundaries)),
+            multipliers=tuple(map(float, multipliers)),
+        )
 
     @property
     def noise_multiplier(self) -> float:

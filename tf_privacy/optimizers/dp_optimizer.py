@@ -11,7 +11,6 @@ from tf_privacy.clipping import row_selection as row_selection_module
 from tf_privacy.clipping import styles
 from tf_privacy.clipping.backend import backend
 from tf_privacy.noise import gaussian
-from tf_privacy.noise import independent_noise
 from tf_privacy.noise import noise_style as noise_style_module
 from tf_privacy.optimizers import budget_error
 from tf_privacy.optimizers import inner_check
@@ -94,23 +93,22 @@ class DPOptimizer(keras.optimizers.Optimizer):
     ):
         is_even = row_selection is None and gradient_scaling is None
         inner_check.check_inner(inner_optimizer, has_even_noise=is_even)
-        clipping_style = styles.as_style(l2_norm_clip)
-        noise_style = independent_noise.as_style(noise_multiplier)
-        if expected_batch_size is not None:
-            expected_batch_size = _checks.check_real(
-                "expected_batch_size", expected_batch_size, above=0.0
-            )
-        if memory_limit is not None:
-            memory_limit = _checks.check_real(
-                "memory_limit", memory_limit, above=0.0
-            )
-        examples_per_unit = _checks.check_integer(
-            "examples_per_unit", examples_per_unit, at_least=1
+        settings = style_config.check_settings(
+            {
+                "l2_norm_clip": l2_norm_clip,
+                "noise_multiplier": noise_multiplier,
+                "expected_batch_size": expected_batch_size,
+                "microbatch_size": microbatch_size,
+                "memory_limit": memory_limit,
+                "examples_per_unit": examples_per_unit,
+                "row_selection": row_selection,
+                "gradient_scaling": gradient_scaling,
+                "seed": seed,
+            }
         )
-        microbatch_size = microbatches.check_microbatch_size(microbatch_size)
         noise = step_noise.StepNoise(
-            clipping_style,
-            noise_style,
+            settings["l2_norm_clip"],
+            settings["noise_multiplier"],
             row_selection=row_selection,
             gradient_scaling=gradient_scaling,
             source=gaussian.NoiseSource(seed),
@@ -118,17 +116,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
         self._noise = noise
-        self._settings = {
-            "l2_norm_clip": clipping_style,
-            "noise_multiplier": noise_style,
-            "expected_batch_size": expected_batch_size,
-            "microbatch_size": microbatch_size,
-            "memory_limit": memory_limit,
-            "examples_per_unit": examples_per_unit,
-            "row_selection": row_selection,
-            "gradient_scaling": gradient_scaling,
-            "seed": seed,
-        }
+        self._settings = settings
         table = self.add_variable(
             step_ledger.StepLedger.table_shape(), dtype="float64", name="ledger"
         )

@@ -10,6 +10,7 @@ import inspect
 import keras
 
 from tf_privacy.optimizers import dp_optimizer
+from tf_privacy.optimizers import noise_corrected_adam
 from tf_privacy.optimizers import style_config
 
 _DP_PARAMETERS = [
@@ -72,10 +73,9 @@ def _make_preset(name: str, keras_class):
     __init__.__signature__ = signature
     members = {
         "__doc__": (
-            f"`keras.optimizers.{keras_class.__name__}` made differentially "
-            "private.\n\n"
-            f"    Takes the arguments of `keras.optimizers."
-            f"{keras_class.__name__}`, then those of\n    `DPOptimizer`: "
+            f"`{keras_class.__name__}` made differentially private.\n\n"
+            f"    Takes the arguments of `{keras_class.__name__}`, then those "
+            "of\n    `DPOptimizer`: "
             "l2_norm_clip, noise_multiplier and the others, by name.\n    "
         ),
         "__module__": __name__,
@@ -93,5 +93,6 @@ def _make_preset(name: str, keras_class):
 DPSGD = _make_preset("DPSGD", keras.optimizers.SGD)
 DPAdam = _make_preset("DPAdam", keras.optimizers.Adam)
 DPAdamW = _make_preset("DPAdamW", keras.optimizers.AdamW)
+DPAdamBC = _make_preset("DPAdamBC", noise_corrected_adam.NoiseCorrectedAdam)
 DPAdagrad = _make_preset("DPAdagrad", keras.optimizers.Adagrad)
 DPRMSprop = _make_preset("DPRMSprop", keras.optimizers.RMSprop)

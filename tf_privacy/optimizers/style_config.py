@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clipping and noise styles in the configuration of an optimizer."""
+"""The settings of an optimizer: checked, described and restored."""
 
 import dataclasses
 
 import keras
 
+from tf_privacy import _checks
+from tf_privacy.clipping import microbatches
 from tf_privacy.clipping import styles
 from tf_privacy.noise import independent_noise
 
@@ -14,6 +16,33 @@ _DESCRIBED = (
     "row_selection",
     "gradient_scaling",
 )
+
+
+def check_settings(settings: dict) -> dict:
+    """Returns settings with styles for numbers, all of them checked.
+
+    Args:
+        settings: Arguments of `DPOptimizer`.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    checked = {
+        "l2_norm_clip": styles.as_style(settings["l2_norm_clip"]),
+        "noise_multiplier": independent_noise.as_style(
+            settings["noise_multiplier"]
+        ),
+        "microbatch_size": microbatches.check_microbatch_size(
+            settings["microbatch_size"]
+        ),
+        "examples_per_unit": _checks.check_integer(
+            "examples_per_unit", settings["examples_per_unit"], at_least=1
+        ),
+    }
+    for name in ("expected_batch_size", "memory_limit"):
+        if settings[name] is not None:
+            checked[name] = _checks.check_real(name, settings[name], above=0.0)
+    return {**settings, **checked}
 
 
 def describe_settings(settings: dict) -> dict:

@@ -13,8 +13,8 @@ from tf_privacy.clipping import regularization
 from tf_privacy.clipping import row_independence
 from tf_privacy.clipping.backend import backend
 from tf_privacy.optimizers import dp_optimizer
-from tf_privacy.training import cyclic_dataset
 from tf_privacy.training import fit_data
+from tf_privacy.training import fit_order
 from tf_privacy.training import ledger
 from tf_privacy.training import logical_batch
 from tf_privacy.training import own_methods
@@ -272,22 +272,13 @@ class PrivateTraining:
             PrivacyBudgetError: If a budget is spent.
         """
         self._check_ready("fit")
-        chosen = self._choose_batch_size(x, batch_size)
-        arrays, is_ordered = cyclic_dataset.keep_order(
+        source, is_ordered = fit_order.prepare(
             (x, y, sample_weight),
             self.optimizer,
-            batch_size=chosen,
-            validation_split=validation_split,
-        )
-        # The order of the data starts anew, and with it a release.
-        self.optimizer.start_release()
-        source = fit_data.prepare(
-            arrays,
-            batch_size=None if is_ordered else chosen,
+            batch_size=self._choose_batch_size(x, batch_size),
             steps_per_epoch=steps_per_epoch,
             validation_split=validation_split,
             validation_data=validation_data,
-            examples_per_unit=self.optimizer.examples_per_unit,
         )
         fit_data.check_rows(self, source)
         fit_data.warn_of_raw_monitors(callbacks)

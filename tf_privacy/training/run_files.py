@@ -26,7 +26,7 @@ _WRITING, _PREFIX, _LOCK = "writing", "checkpoint-", "lock"
 _NUM_KEPT = 2
 _DIGEST = "weights_sha256"
 
-# Locks of this process, by folder: a second `fit` here may go on.
+# Locks of this process, by folder: after a crash within it, it may go on.
 _HELD = {}
 
 

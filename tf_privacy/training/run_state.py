@@ -4,6 +4,7 @@
 See `resume` for the argument that this keeps the guarantee.
 """
 
+import contextlib
 import dataclasses
 import json
 import warnings
@@ -22,7 +23,7 @@ from tf_privacy.training import run_files
 from tf_privacy.training import saved_ledger
 
 SPENT, UNSEEN = "spent", "unseen"
-_VERSION = 1
+_FORMAT = 1  # Of the record; another one is not understood.
 _COUNT = -1  # The last column of a ledger's table.
 # May differ from one start of a run to the next.
 _FREE = (
@@ -136,6 +137,13 @@ class RunState:
             ValueError: If the folder is of another run or damaged.
         """
         self._files.lock()
+        with contextlib.ExitStack() as refused:
+            refused.callback(self._files.unlock)
+            place = self._find_place()
+            refused.pop_all()
+        return place
+
+    def _find_place(self) -> Place:
         journal = self._files.read_journal()
         found = self._files.read_checkpoint()
         # As the caller made it: a restored optimizer may describe itself
@@ -252,7 +260,6 @@ class RunState:
         if self._dataset is not None:
             coins = dataclasses.asdict(self._dataset.get_state(last_index))
         record = {
-            "version": _VERSION,
             "epoch": place.epoch,
             "batch": place.batch,
             "coins": coins,
@@ -289,6 +296,7 @@ def _check_trained(model, optimizer) -> None:
 def _describe(model, optimizer, dataset) -> dict:
     """Returns what must not change between the starts of one run."""
     settings = {
+        "format": _FORMAT,
         "model.weights": [
             [list(v.shape), v.dtype, v.trainable] for v in model.weights
         ],

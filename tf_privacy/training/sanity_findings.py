@@ -13,8 +13,7 @@ from tf_privacy.training import sanity_statistics
 from tf_privacy.training import signal_text
 
 # Share of ordinary training's lead over guessing that a run must keep.
-_CLIPPED_KEEPS = 0.8
-_NOISED_KEEPS = 0.8
+_KEEPS = 0.8
 _PRIVATE_KEEPS = 0.6
 # Of the way from chance to 1: fitting that much of random labels is learning
 # them. Less is common to many examples, such as the most frequent label.
@@ -101,14 +100,13 @@ def find_problems(evidence: Evidence) -> list[Finding]:
     Args:
         evidence: What the rules look at.
     """
-    found = [
-        _check_ordinary(evidence),
-        _check_signal(evidence),
-        _check_clipping(evidence),
-        _check_noise(evidence),
-    ]
-    if not any(found[2:]):
-        found.append(_check_private(evidence))
+    found = [_check_ordinary(evidence)]
+    # Where private training works, its parts do too: noise alone may blow up
+    # gradients that a clip would have bounded.
+    if not _keeps(evidence, "private", _KEEPS):
+        found.append(_check_signal(evidence))
+        parts = [_check_clipping(evidence), _check_noise(evidence)]
+        found += parts if any(parts) else [_check_private(evidence)]
     found += [
         _check_random(evidence, "private_random_labels", "on your inputs"),
         _check_random(evidence, "private_random_inputs", "on random inputs"),
@@ -182,8 +180,6 @@ def _check_signal(evidence):
     signals = evidence.signals
     if signals is None or not signals.drowned_layers:
         return None
-    if _keeps(evidence, "private", _PRIVATE_KEEPS):
-        return None  # What was tried counts for more than what was expected.
     names = signal_text.list_names([e.layer for e in signals.drowned_layers])
     return Finding(
         rule="signal above noise",
@@ -237,7 +233,7 @@ def _describe_norms(evidence) -> str:
 
 
 def _check_clipping(evidence):
-    if not _loses(evidence, "clipping_only", _CLIPPED_KEEPS):
+    if not _loses(evidence, "clipping_only", _KEEPS):
         return None
     return Finding(
         rule="clipping costs little",
@@ -254,7 +250,7 @@ def _check_clipping(evidence):
 
 
 def _check_noise(evidence):
-    if not _loses(evidence, "noise_only", _NOISED_KEEPS):
+    if not _loses(evidence, "noise_only", _KEEPS):
         return None
     return Finding(
         rule="noise costs little",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sanity checks before training: does it learn, and does it learn too much?"""
+"""Sanity checks before training: whether it learns, and whether too much."""
 
 import math
 from collections.abc import Callable

@@ -193,14 +193,7 @@ def estimate_signal_to_noise(
             range.
     """
     num_steps = _checks.check_integer("num_steps", num_steps, at_least=1)
-    if optimizer is None:
-        optimizer = getattr(model, "optimizer", None)
-    if not isinstance(optimizer, dp_optimizer.DPOptimizer):
-        raise TypeError(
-            "optimizer must be a DP optimizer, whose noise is looked at. "
-            f"Received: {type(optimizer).__name__}. Give one, such as "
-            "tf_privacy.DPSGD(...), or compile a private model with it."
-        )
+    optimizer = _choose_optimizer(model, optimizer)
     expected_batch_size = _checks.check_real(
         "expected_batch_size",
         expected_batch_size or optimizer.expected_batch_size or math.nan,
@@ -210,20 +203,9 @@ def estimate_signal_to_noise(
     data = keras.tree.map_structure(
         poisson_dataset.as_source, (x, y, sample_weight)
     )
-    size = optimizer.examples_per_unit
-    num_units, rest = divmod(poisson_dataset.check_lengths(data), size)
-    if rest or num_units < 2:
-        raise ValueError(
-            "x must hold two or more whole units, of examples_per_unit="
-            f"{size} rows each. Received: {num_units * size + rest} rows. Take "
-            "a few dozen units."
-        )
+    num_units = _count_units(data, optimizer.examples_per_unit)
     sums, norms, factors = _record(model, data, num_units, optimizer, loss)
-    noise = (
-        optimizer.noise_multiplier
-        * optimizer.l2_norm_clip
-        / expected_batch_size
-    )
+    scale = optimizer.noise_multiplier * optimizer.l2_norm_clip
 
     def summarise(name, columns):
         return _summarise_layer(
@@ -231,7 +213,7 @@ def estimate_signal_to_noise(
             [sums[c] for c in columns],
             norms[:, columns],
             factors[:, columns],
-            noise=noise,
+            noise=scale / expected_batch_size,
             num_steps=num_steps,
         )
 
@@ -249,6 +231,30 @@ def estimate_signal_to_noise(
         num_units=num_units,
         num_dropped=int(np.sum(~np.isfinite(norms).all(axis=1))),
     )
+
+
+def _choose_optimizer(model, optimizer):
+    if optimizer is None:
+        optimizer = getattr(model, "optimizer", None)
+    if not isinstance(optimizer, dp_optimizer.DPOptimizer):
+        raise TypeError(
+            "optimizer must be a DP optimizer, whose noise is looked at. "
+            f"Received: {type(optimizer).__name__}. Give one, such as "
+            "tf_privacy.DPSGD(...), or compile a private model with it."
+        )
+    return optimizer
+
+
+def _count_units(data, examples_per_unit: int) -> int:
+    num_rows = poisson_dataset.check_lengths(data)
+    num_units, rest = divmod(num_rows, examples_per_unit)
+    if rest or num_units < 2:
+        raise ValueError(
+            "x must hold two or more whole units, of examples_per_unit="
+            f"{examples_per_unit} rows each. Received: {num_rows} rows. Take a "
+            "few dozen units."
+        )
+    return num_units
 
 
 def _record(model, data, num_units, optimizer, loss):

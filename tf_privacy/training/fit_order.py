@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""In which order `fit` goes through its data: by coins, or always the same."""
+
+from tf_privacy.training import cyclic_dataset
+from tf_privacy.training import fit_data
+from tf_privacy.training import poisson_dataset
+
+
+def prepare(
+    arrays,
+    optimizer,
+    *,
+    batch_size,
+    steps_per_epoch,
+    validation_split: float,
+    validation_data,
+):
+    """Returns what to train on, in the order that the optimizer's noise needs.
+
+    Args:
+        arrays: x, y and sample_weight as `fit` received them.
+        optimizer: The DPOptimizer.
+        batch_size: Expected batch size for arrays.
+        steps_per_epoch: As `fit` received it.
+        validation_split: As `fit` received it.
+        validation_data: As `fit` received it.
+
+    Returns:
+        A FitData, and whether it must not be shuffled.
+
+    Raises:
+        ValueError: If the noise does not fit the order, or the arrays do not
+            match.
+    """
+    arrays, is_ordered = _keep_order(
+        arrays,
+        optimizer,
+        batch_size=batch_size,
+        validation_split=validation_split,
+    )
+    # The order of the data starts anew, and with it a release.
+    optimizer.start_release()
+    source = fit_data.prepare(
+        arrays,
+        batch_size=None if is_ordered else batch_size,
+        steps_per_epoch=steps_per_epoch,
+        validation_split=validation_split,
+        validation_data=validation_data,
+        examples_per_unit=optimizer.examples_per_unit,
+    )
+    return source, is_ordered
+
+
+def _keep_order(arrays, optimizer, *, batch_size, validation_split: float):
+    """Returns what `fit` was given, arrays in a fixed order if noise needs it.
+
+    The second value says whether the order is to be kept.
+    """
+    x, y, sample_weight = arrays
+    style = optimizer.noise_style
+    if style.is_correlated and poisson_dataset.is_indexable(x):
+        if validation_split:
+            raise ValueError(
+                "validation_split must be 0 where the noise is correlated. "
+                f"Received: {validation_split}. Split the data yourself and "
+                "pass validation_data."
+            )
+        x = cyclic_dataset.CyclicDataset(
+            x,
+            y,
+            sample_weight,
+            batch_size=batch_size,
+            examples_per_unit=optimizer.examples_per_unit,
+        )
+        y = sample_weight = None
+    if not isinstance(x, cyclic_dataset.CyclicDataset):
+        return (x, y, sample_weight), False
+    if x.examples_per_unit != optimizer.examples_per_unit:
+        raise ValueError(
+            "examples_per_unit of the data must be the optimizer's, "
+            f"{optimizer.examples_per_unit}. Received: a CyclicDataset with "
+            f"{x.examples_per_unit}. What is clipped must be the same unit."
+        )
+    x.check_noise(style)
+    optimizer.set_expected_batch_size(x.batch_size)
+    return (x, y, sample_weight), True
