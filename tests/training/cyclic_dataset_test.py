@@ -38,6 +38,20 @@ def test_units_stay_together():
         )
 
 
+def test_fit_takes_the_batches_in_their_order():
+    seen = []
+
+    class Watched(tf_privacy.CyclicDataset):
+        def __getitem__(self, index):
+            seen.append(index)
+            return super().__getitem__(index)
+
+    data = Watched(X, Y, batch_size=3)
+    make_model().fit(data, epochs=3, verbose=0)
+    # Before them, Keras looks at a batch or two for their shapes.
+    assert seen[-12:] == [0, 1, 2, 3] * 3
+
+
 def make_noise(**changes):
     settings = {
         "noise_multiplier": 2.0,
@@ -111,6 +125,8 @@ def test_other_data_is_refused():
         model.fit(coins, verbose=0)
     with pytest.raises(ValueError, match="^validation_split must be 0"):
         model.fit(X, Y, batch_size=3, validation_split=0.2, verbose=0)
+    with pytest.raises(ValueError, match="^steps_per_epoch must be None"):
+        model.fit(X, Y, batch_size=3, steps_per_epoch=3, verbose=0)
     data = tf_privacy.CyclicDataset(
         X[:10], Y[:10], batch_size=1, examples_per_unit=2
     )

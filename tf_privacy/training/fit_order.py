@@ -38,6 +38,12 @@ def prepare(
         batch_size=batch_size,
         validation_split=validation_split,
     )
+    if is_ordered and steps_per_epoch not in (None, len(arrays[0])):
+        raise ValueError(
+            "steps_per_epoch must be None where data keep their order, or the "
+            f"{len(arrays[0])} batches of a pass. Received: {steps_per_epoch}. "
+            "An epoch that ends within a pass may begin the next one too soon."
+        )
     # The order of the data starts anew, and with it a release.
     optimizer.start_release()
     source = fit_data.prepare(

@@ -44,7 +44,7 @@ def plot_report(report, path: str | os.PathLike | None = None):
     title += "any guarantee."
     if report.findings:
         rules = dict.fromkeys(finding.rule for finding in report.findings)
-        title += f"\nNot so: {'; '.join(rules)}"
+        title += f"\nDoes not hold: {'; '.join(rules)}"
     figure.suptitle(title, fontsize="medium", wrap=True)
     _draw_arms(left, report.arms)
     _draw_layers(right, report.signal_to_noise)
