@@ -675,3 +675,17 @@ def test_empty_batches_go_through_a_convolution():
     model.fit(x, np.ones((40, 2)), batch_size=1, epochs=1, verbose=0)
     assert optimizer.ledger.num_steps() == 40
     assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+def test_data_that_run_out_within_a_step_count_no_step(steps_per_execution):
+    """Of unknown length, they end in a step that has no batch."""
+    optimizer = make_optimizer(expected_batch_size=8)
+    model = make_model(
+        keras.layers.Dense(1),
+        optimizer=optimizer,
+        steps_per_execution=steps_per_execution,
+    )
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
+    model.fit(data.filter(lambda x, y: True), epochs=3, verbose=0)
+    assert num_steps(model) == 12

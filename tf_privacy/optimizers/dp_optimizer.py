@@ -346,7 +346,9 @@ class DPOptimizer(keras.optimizers.Optimizer):
             )
             self._ledger.count(row)
 
-        allowed = self._ledger.allows(row)
+        # Only once there is a batch: where data run out within a step, no step
+        # is to be counted.
+        allowed = backend.after(self._ledger.allows(row), clipped.gradients)
         ops.cond(allowed, release, self._ledger.refuse)
         return allowed
 

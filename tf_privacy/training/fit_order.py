@@ -26,7 +26,7 @@ def prepare(
         validation_data: As `fit` received it.
 
     Returns:
-        A FitData, and whether it must not be shuffled.
+        A FitData.
 
     Raises:
         ValueError: If the noise does not fit the order, or the arrays do not
@@ -46,7 +46,7 @@ def prepare(
         )
     # The order of the data starts anew, and with it a release.
     optimizer.start_release()
-    source = fit_data.prepare(
+    return fit_data.prepare(
         arrays,
         batch_size=None if is_ordered else batch_size,
         steps_per_epoch=steps_per_epoch,
@@ -54,7 +54,17 @@ def prepare(
         validation_data=validation_data,
         examples_per_unit=optimizer.examples_per_unit,
     )
-    return source, is_ordered
+
+
+def has_own_order(data) -> bool:
+    """True if the order of batches is part of the guarantee.
+
+    Args:
+        data: What Keras's `fit` gets as x.
+    """
+    return isinstance(
+        data, (poisson_dataset.PoissonDataset, cyclic_dataset.CyclicDataset)
+    )
 
 
 def _keep_order(arrays, optimizer, *, batch_size, validation_split: float):

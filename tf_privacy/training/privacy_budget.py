@@ -93,6 +93,7 @@ class PrivacyBudget(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Works the limit out again: a callback may have restored a ledger."""
+        self._steps = self.model.further_steps()
         self._steps.limit()
 
     def on_train_batch_end(self, batch, logs=None):

@@ -272,7 +272,7 @@ class PrivateTraining:
             PrivacyBudgetError: If a budget is spent.
         """
         self._check_ready("fit")
-        source, is_ordered = fit_order.prepare(
+        source = fit_order.prepare(
             (x, y, sample_weight),
             self.optimizer,
             batch_size=self._choose_batch_size(x, batch_size),
@@ -282,6 +282,7 @@ class PrivateTraining:
         )
         fit_data.check_rows(self, source)
         fit_data.warn_of_raw_monitors(callbacks)
+        fit_data.show_data(callbacks, source)
         with self._phase(source.sampling, source.expected_batch_size):
             return super().fit(
                 x=source.x,
@@ -293,7 +294,7 @@ class PrivateTraining:
                 epochs=epochs,
                 verbose=verbose,
                 callbacks=callbacks,
-                shuffle=shuffle and not is_ordered and source.sampling is None,
+                shuffle=shuffle and not fit_order.has_own_order(source.x),
                 class_weight=class_weight,
                 initial_epoch=initial_epoch,
                 validation_steps=validation_steps,

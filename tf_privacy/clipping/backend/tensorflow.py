@@ -379,6 +379,17 @@ def compiled(function):
     return tf.function(function, jit_compile=True, autograph=False)
 
 
+def after(value, tensors):
+    """Returns a tensor, but not before others are computed.
+
+    Args:
+        value: A tensor.
+        tensors: A sequence of tensors.
+    """
+    with tf.control_dependencies(tensors):
+        return tf.identity(value)
+
+
 def runs_on_cpu() -> bool:
     """True if there is no accelerator."""
     return all(d.device_type == "CPU" for d in tf.config.list_logical_devices())
