@@ -72,14 +72,14 @@ def _load_digits():
     return _split(data.images, data.target)
 
 
-def _load_fashion_mnist():
+def _load_fashion_mnist(folder):
     """Returns the 60000 and 10000 images of Debian's package."""
-    if not _FASHION_MNIST.is_dir():
+    if not folder.is_dir():
         raise _missing("fashion_mnist", "apt-get install dataset-fashion-mnist")
     parts = []
     for part in ("train", "t10k"):
         for kind, offset in (("images-idx3", 16), ("labels-idx1", 8)):
-            path = _FASHION_MNIST / f"{part}-{kind}-ubyte.gz"
+            path = folder / f"{part}-{kind}-ubyte.gz"
             with gzip.open(path) as file:
                 parts.append(np.frombuffer(file.read(), np.uint8)[offset:])
     x_train, y_train, x_test, y_test = parts
@@ -108,24 +108,31 @@ def _split(x, y):
 _LOADERS = {
     "mnist5k": _load_mnist5k,
     "digits": _load_digits,
-    "fashion_mnist": _load_fashion_mnist,
     "keras:mnist": keras.datasets.mnist.load_data,
     "keras:fashion_mnist": keras.datasets.fashion_mnist.load_data,
     "keras:cifar10": keras.datasets.cifar10.load_data,
 }
-NAMES = tuple(_LOADERS)
+NAMES = ("fashion_mnist", *_LOADERS)
 
 
-def load_images(name: str) -> ImageData:
+def load_images(
+    name: str, *, fashion_folder: pathlib.Path = _FASHION_MNIST
+) -> ImageData:
     """Returns a data set by its name.
 
     Args:
         name: One of `NAMES`; only those that start with "keras:" download.
+        fashion_folder: Where the files of fashion_mnist are, if Debian's
+            package was unpacked elsewhere.
 
     Raises:
         ImportError: If the package that carries it is not installed.
     """
-    (x_train, y_train), (x_test, y_test) = _LOADERS[name]()
+    if name == "fashion_mnist":
+        parts = _load_fashion_mnist(fashion_folder)
+    else:
+        parts = _LOADERS[name]()
+    (x_train, y_train), (x_test, y_test) = parts
     # A property of the format, not of the data at hand: digits has 16 levels.
     largest = 16.0 if name == "digits" else 255.0
     return ImageData(
