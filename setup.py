@@ -42,6 +42,7 @@ setuptools.setup(
             "mpmath>=1.3",
             "pandas>=2.1",
             "pytest>=8.0",
+            "pytest-xdist>=3.5",
             "ruff>=0.6",
             "scikit-learn>=1.4",
             "tensorboard>=2.18",
