@@ -378,7 +378,7 @@ def test_weights_of_zero_do_not_count():
         ({"examples_per_user": 3}, ValueError, "examples_per_user must be"),
         ({"arms": ("public",)}, ValueError, "arms must be one of"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_plan_checks_itself(options, error, message):
     settings = {
@@ -418,7 +418,7 @@ def test_the_batch_size_is_the_optimizers():
             "sample_weight must be above 0",
         ),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_refusals(options, error, message):
     settings = {"plan": make_plan(), "data": (X, Y), **options}

@@ -240,7 +240,7 @@ def test_no_weight_moves_and_nothing_is_spent():
             "x must hold two or more whole units",
         ),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_refusals(options, error, message):
     with pytest.raises(error, match=f"^{message}"):
