@@ -26,6 +26,7 @@ Y = RNG.normal(size=(16, 1)).astype("float32")
 CLIP = moving_clips.CurrentClip.of(
     styles.FlatClipping(l2_norm_clip=1.0), 1.0, selects_rows=True
 )
+HIGH = tf_privacy.RowSelection(threshold=1e6, budget_fraction=0.1)
 SELECTION = tf_privacy.RowSelection(threshold=1.0, budget_fraction=0.1)
 
 
@@ -86,6 +87,45 @@ def test_rows_are_counted_once_for_each_unit(way):
     expected = count_by_hand(WORDS, USERS)
     for count, by_hand in zip(counts_of(clipped), expected, strict=True):
         np.testing.assert_allclose(count, by_hand, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["whole", "pieces"])
+def test_tables_of_nested_models_keep_their_counts(way):
+    def embed(inputs, num_rows):
+        pooled = keras.layers.GlobalAveragePooling1D()
+        return pooled(keras.layers.Embedding(num_rows, 3)(inputs))
+
+    inner_inputs = [keras.Input((2,), dtype="int32") for _ in range(2)]
+    inner_outputs = [embed(inner_inputs[0], 20), embed(inner_inputs[1], 50)]
+    inner = keras.Model(inner_inputs, inner_outputs)
+    inputs = [keras.Input((2,), dtype="int32") for _ in range(3)]
+    outputs = [*inner(inputs[:2]), embed(inputs[2], 9)]
+    joined = keras.layers.Concatenate()(outputs)
+    model = keras.Model(inputs, keras.layers.Dense(1)(joined))
+    model.compile("sgd", "mse")
+    # Each input looks up one row, which says which table it belongs to.
+    data = [np.full((6, 2), row, "int32") for row in (19, 49, 8)]
+    settings = engine.ClipSettings(style=CLIP)
+    if way == "whole":
+        prepared = engine.prepare_data((data, Y[:6], None), settings)
+        clipped = engine.clip_prepared(model, prepared, settings).clipped_sum
+    else:
+        clipped = microbatches.sum_over_microbatches(
+            model,
+            (data, Y[:6], None),
+            settings,
+            units_per_piece=4,
+            compiled=False,
+            observe=lambda step, piece: None,
+        )
+    for variable, counts in zip(
+        clipped.variables, clipped.row_counts, strict=True
+    ):
+        if counts is None:
+            continue
+        assert len(counts) == variable.shape[0]
+        assert np.flatnonzero(np.array(counts)).tolist() == [len(counts) - 1]
+    assert len(counts_of(clipped)) == 3
 
 
 def test_units_of_several_examples_count_once():
@@ -206,7 +246,7 @@ def test_fit_with_any_optimizer(inner, tmp_path):
             l2_norm_clip=0.5,
             noise_multiplier=1.0,
             microbatch_size=3,
-            row_selection=SELECTION,
+            row_selection=HIGH,
         ),
         "mse",
     )
@@ -214,7 +254,9 @@ def test_fit_with_any_optimizer(inner, tmp_path):
     model.fit([WORDS, USERS], Y, batch_size=8, epochs=1, verbose=0)
     after = model.get_weights()
     assert all(np.isfinite(w).all() for w in after)
-    assert any((a != b).any() for a, b in zip(before, after, strict=True))
+    # No row of a table passes the threshold; the dense weights always move.
+    moved = [(a != b).any() for a, b in zip(before, after, strict=True)]
+    assert moved == [False, False, True, True]
     statement = model.privacy_statement(1e-5)
     expected = accounting.compute_epsilon(
         noise_multiplier=1.0,
@@ -226,7 +268,7 @@ def test_fit_with_any_optimizer(inner, tmp_path):
     assert "0.1 of the budget" in " ".join(str(statement).split())
     model.save(tmp_path / "model.keras")
     restored = tf_privacy.load_model(tmp_path / "model.keras")
-    assert restored.optimizer.row_selection == SELECTION
+    assert restored.optimizer.row_selection == HIGH
 
 
 def test_what_cannot_be_selected_is_refused():

@@ -180,6 +180,7 @@ def test_adam_is_told_the_noise_of_each_step(style):
                 gradients=(tf.zeros(5),),
                 variables=(variable,),
                 l2_sensitivity=0.5,
+                scale=optimizer.current_clip.scale,
             )
         )
     stddevs = {

@@ -4,6 +4,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tf_privacy
 from tf_privacy import accounting
@@ -118,11 +119,53 @@ def test_noise_that_does_not_fit_the_order_is_refused(changes, message):
     assert model.optimizer.ledger.num_steps() == 0
 
 
-def test_other_data_is_refused():
+class OwnCoins(tf_privacy.PoissonDataset):
+    """A subclass, which the accountant does not trust."""
+
+
+@pytest.mark.parametrize("kind", [tf_privacy.PoissonDataset, OwnCoins])
+@pytest.mark.parametrize("seed", [None, 1])
+def test_coins_are_refused(kind, seed):
     model = make_model()
-    coins = tf_privacy.PoissonDataset(X, Y, expected_batch_size=3)
+    coins = kind(X, Y, expected_batch_size=3, seed=seed)
     with pytest.raises(ValueError, match="^TreeNoise must get data in a fixed"):
         model.fit(coins, verbose=0)
+    assert model.optimizer.ledger.num_steps() == 0
+
+
+def test_steps_after_a_fit_are_a_release_of_their_own():
+    model = make_model()
+    model.fit(X, Y, batch_size=3, verbose=0)
+    for _ in range(3):
+        model.train_on_batch(X[:3], Y[:3])
+    counts = [n for _, n in model.optimizer.ledger.entries()]
+    assert counts == [4, 3]
+
+
+def test_a_release_that_a_callback_starts_is_counted():
+    model = make_model()
+
+    class Restart(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.optimizer.start_release()
+
+    model.fit(X, Y, batch_size=3, epochs=2, callbacks=[Restart()], verbose=0)
+    assert [n for _, n in model.optimizer.ledger.entries()] == [4, 4]
+    assert np.isfinite(model.get_weights()[0]).all()
+
+
+def test_fewer_examples_than_a_default_batch_are_one_batch():
+    model = make_model(make_noise(min_separation=1))
+    model.fit(X, Y, verbose=0)
+    assert model.optimizer.expected_batch_size == 11
+
+
+def test_other_data_is_refused():
+    model = make_model()
+    batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(6)
+    model.optimizer.set_expected_batch_size(3)
+    with pytest.raises(ValueError, match="^min_separation of the noise must"):
+        model.fit(batches, epochs=2, verbose=0)
     with pytest.raises(ValueError, match="^validation_split must be 0"):
         model.fit(X, Y, batch_size=3, validation_split=0.2, verbose=0)
     with pytest.raises(ValueError, match="^steps_per_epoch must be None"):

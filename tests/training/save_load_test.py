@@ -435,3 +435,23 @@ def test_a_run_taken_up_without_the_callback_keeps_its_budget(tmp_path):
     resumed = run()
     check_spent(resumed, 6)
     assert resumed.optimizer.budget == (9.0, DELTA)
+
+
+def test_a_ledger_of_another_version_is_not_forgotten(tmp_path):
+    model = tf_privacy.DPSequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(
+        tf_privacy.DPSGD(0.1, l2_norm_clip=1.0, noise_multiplier=1.0), "mse"
+    )
+    x = np.zeros((8, 2), "float32")
+    model.fit(x, x[:, :1], batch_size=4, verbose=0)
+    path = tmp_path / "model.weights.h5"
+    model.save_weights(path)
+    with h5py.File(path, "a") as file:
+        ledger = file["optimizer/vars/ledger"]
+        table = np.array(ledger)[:, :9]
+        parent = ledger.parent
+        del parent["ledger"]
+        parent["ledger"] = table
+    other = tf_privacy.DPSequential([keras.Input((2,)), keras.layers.Dense(1)])
+    with pytest.raises(ValueError, match="^ledger must be a finite table"):
+        other.load_weights(path)

@@ -169,7 +169,16 @@ class Phase:
         )
 
     def without_amplification(self) -> mechanism_lib.Mechanism:
-        """Returns the phase as if any unit may be in every batch."""
+        """Returns the phase as if any unit may be in every batch.
+
+        To a release of correlated noise a unit then adds at most the sum, over
+        its steps, of what it adds in one.
+        """
+        if self.is_correlated:
+            most = self.sensitivity * self.steps_per_release
+            return dataclasses.replace(
+                self, sensitivity=min(most, 1e9), min_separation=1
+            ).make_mechanism()
         return dataclasses.replace(
             self, sampling_probability=None
         ).make_mechanism()

@@ -29,6 +29,8 @@ class ClippedSum:
         row_counts: `[V]` float32 for each variable, how many units use each
             row of it, or None for a variable whose rows are not counted; empty
             if none are. One unit moves all of them together by at most 1.
+        scale: None, or the clip in force over l2_sensitivity, a float32 scalar:
+            the unit in which gradients were measured.
         scales: None, or the `scaling.Scale` of each variable by which
             gradients were multiplied before the clip.
     """
@@ -40,6 +42,7 @@ class ClippedSum:
     query_sum: Any = None
     query_sensitivity: float | None = None
     row_counts: tuple[Any, ...] = ()
+    scale: Any = None
     scales: tuple[Any, ...] | None = None
 
     def __post_init__(self):
@@ -89,7 +92,9 @@ class ClippedSum:
                 f"{self.query_sensitivity}. Received: "
                 f"{other.query_sensitivity}. Clip both pieces alike."
             )
-        if (self.scales is None) != (other.scales is None):
+        if (self.scales is None) != (other.scales is None) or (
+            (self.scale is None) != (other.scale is None)
+        ):
             raise ValueError(
                 "other must be a ClippedSum of gradients scaled alike. "
                 "Received: one scaled, one not. Clip both pieces alike."
@@ -112,5 +117,6 @@ class ClippedSum:
                 None if a is None else a + b
                 for a, b in zip(self.row_counts, other.row_counts, strict=True)
             ),
+            scale=self.scale,
             scales=self.scales,
         )

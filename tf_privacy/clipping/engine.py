@@ -204,6 +204,7 @@ def _clip_rows(model, data, settings, counted):
         query_sum=settings.style.sum_query(squared, counted),
         query_sensitivity=settings.style.query_sensitivity,
         row_counts=row_selection.align(counts, tables, variables),
+        scale=settings.style.scale,
         scales=settings.style.scales,
     )
     return ClippedStep(

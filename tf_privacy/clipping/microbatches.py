@@ -229,6 +229,7 @@ def _as_clipped_sum(sums, model, settings):
         query_sum=sums[len(variables)] if has_query else None,
         query_sensitivity=settings.style.query_sensitivity,
         row_counts=row_selection.align(counts, tables, variables),
+        scale=settings.style.scale,
         scales=settings.style.scales,
     )
 

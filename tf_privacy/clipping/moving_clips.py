@@ -298,7 +298,7 @@ class CurrentClip(styles.ClippingStyle):
         l2_norm_clip: The clip at scale 1; the sum's sensitivity, whatever the
             scale.
         style: The style.
-        scale: float32 scalar; clip in force over l2_norm_clip.
+        scale: float32 scalar; clip in force over l2_norm_clip; None for 1.
         scales: None, or a `scaling.Scale` for each trainable variable, by
             which gradients are multiplied before the clip.
         selects_rows: Whether to count which rows of tables are looked up.
@@ -322,7 +322,7 @@ class CurrentClip(styles.ClippingStyle):
 
         Args:
             style: The style.
-            scale: float32 scalar.
+            scale: As for the class.
             scales: As for the class.
             selects_rows: As for the class.
         """
@@ -352,9 +352,13 @@ class CurrentClip(styles.ClippingStyle):
 
     def query_values(self, norms):
         """Returns the style's answers, for norms in units of the scale."""
+        if self.scale is None:
+            return self.style.query_values(norms)
         return self.style.query_values(norms / self.scale)
 
     def scale_factors(self, norms, num_groups: int):
         """Returns the style's factors, for gradients in units of the scale."""
+        if self.scale is None:
+            return self.style.scale_factors(norms, num_groups)
         factors = self.style.scale_factors(norms / self.scale, num_groups)
         return factors / self.scale

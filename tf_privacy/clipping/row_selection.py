@@ -78,13 +78,13 @@ def find_tables(model) -> list:
     Raises:
         ValueError: If it has none.
     """
-    trainable = {id(v) for v in model.trainable_variables}
-    tables = [
-        layer._embeddings
+    own = {
+        id(layer._embeddings)
         for layer in keras_internals.flatten_layers(model)
         if keras_internals.uses_own_call(layer, keras.layers.Embedding)
-        and id(layer._embeddings) in trainable
-    ]
+    }
+    # In the order of the variables, in which sums over pieces are laid out.
+    tables = [v for v in model.trainable_variables if id(v) in own]
     if not tables:
         raise ValueError(
             "model must have a trainable keras.layers.Embedding where rows are "

@@ -31,6 +31,7 @@ class ClippingStyle(abc.ABC):
     """
 
     # What `optimizer.current_clip` says beyond its style.
+    scale = None
     scales = None
     selects_rows = False
 

@@ -153,6 +153,11 @@ class DPOptimizer(keras.optimizers.Optimizer):
         return self._noise.row_selection
 
     @property
+    def step_noise(self) -> step_noise.StepNoise:
+        """What a step releases."""
+        return self._noise
+
+    @property
     def current_clip(self) -> styles.ClippingStyle:
         """How the next step is to be clipped, for a custom loop.
 
@@ -170,9 +175,10 @@ class DPOptimizer(keras.optimizers.Optimizer):
     def start_release(self) -> None:
         """Lets correlated noise start anew, where the order of the data does.
 
-        Steps from now on are a release of their own to the accountant.
+        Steps from now on are a release of their own to the accountant. Put a
+        budget's limit on anew: it was for the steps of the release before.
         """
-        self._noise.start_release()
+        self._noise.start_release(self.rows_of)
 
     @property
     def expected_batch_size(self) -> float | None:
@@ -302,7 +308,9 @@ class DPOptimizer(keras.optimizers.Optimizer):
         step_check.check_grads(grads, trainable_variables)
         step_check.check_divisor(self.expected_batch_size)
         allowed = self.apply_in_rows(
-            grads, self.rows_of(sampling), data_independent_gradients
+            grads,
+            self._noise.hold_rows(self.rows_of, sampling),
+            data_independent_gradients,
         )
         if backend.is_eager() and not bool(allowed):
             self.check_budget()

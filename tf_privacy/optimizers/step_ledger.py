@@ -352,19 +352,32 @@ class StepLedger:
         Raises:
             ValueError: If it is not such a table.
         """
-        other = np.asarray(other, np.float64)
-        if (
-            other.shape != self.table_shape()
-            or not np.isfinite(other).all()
-            or (other < 0.0).any()
-        ):
-            raise ValueError(
-                "ledger must be a finite table of shape "
-                f"{self.table_shape()}, nowhere negative. Received: shape "
-                f"{other.shape}. The file was not saved by this version of "
-                "tf_privacy."
-            )
+        other = check_table(other)
         self._write(_union(self.to_numpy(), other))
+
+
+def check_table(table) -> np.ndarray:
+    """Returns a saved table as float64.
+
+    Args:
+        table: From `StepLedger.to_numpy`.
+
+    Raises:
+        ValueError: If it is not such a table: steps must not be forgotten.
+    """
+    table = np.asarray(table, np.float64)
+    shape = StepLedger.table_shape()
+    if (
+        table.shape != shape
+        or not np.isfinite(table).all()
+        or (table < 0.0).any()
+    ):
+        raise ValueError(
+            f"ledger must be a finite table of shape {shape}, nowhere "
+            f"negative. Received: shape {table.shape}. The file was not saved "
+            "by this version of tf_privacy."
+        )
+    return table
 
 
 def _untracked(value, dtype="float64"):
@@ -393,7 +406,8 @@ def _append(table, line) -> int:
     if row >= _CAPACITY:
         raise ValueError(
             f"a ledger must hold at most {_CAPACITY} kinds of steps. Received: "
-            "one more. Keep the noise and the sampling the same for longer."
+            "one more. Keep the noise and the sampling the same for longer; "
+            "with correlated noise, fit for more epochs at a time."
         )
     table[row] = line
     return row

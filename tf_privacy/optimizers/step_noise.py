@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one step releases: the noised sum, and the query that moves the clip."""
 
+import contextlib
 import math
 import secrets
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -74,18 +76,74 @@ class StepNoise:
         self._generator = None
         self._preconditioner = None
         self._clip_state = None
-        self._release = 0.0
-        self.start_release()
+        self._held_rows = []
+        self._own_rows = None
+        self._release = self._draw_release()
 
     @property
     def has_moving_clip(self) -> bool:
         """Whether the clip is another one in every step."""
         return isinstance(self.clipping_style, moving_clips.MovingClip)
 
-    def start_release(self) -> None:
-        """Lets correlated noise start anew, as a release of its own."""
-        if self.noise_style.is_correlated:
-            self._release = float(secrets.randbelow(2**52) + 1)
+    def _draw_release(self) -> float:
+        if not self.noise_style.is_correlated:
+            return 0.0
+        return float(secrets.randbelow(2**52) + 1)
+
+    def start_release(self, rows_of) -> None:
+        """Lets correlated noise start anew, as a release of its own.
+
+        Args:
+            rows_of: From a PoissonSampling or None to the rows of the ledger;
+                steps that were compiled before count in these from now on.
+        """
+        if not self.noise_style.is_correlated:
+            return
+        if not backend.is_eager():
+            raise RuntimeError(
+                "start_release must be called outside of a compiled function. "
+                "Received: a call within one, which would happen only once."
+            )
+        self._release = self._draw_release()
+        for variable, sampling in self._held_rows:
+            variable.assign(np.array(rows_of(sampling), np.int32))
+
+    @contextlib.contextmanager
+    def holding_rows(self, variable, sampling):
+        """Keeps a variable up to date with the release, for a while.
+
+        Args:
+            variable: int32, of the ledger's rows.
+            sampling: The PoissonSampling that the rows are for, or None.
+        """
+        self._held_rows.append((variable, sampling))
+        try:
+            yield
+        finally:
+            self._held_rows = [
+                held for held in self._held_rows if held[0] is not variable
+            ]
+
+    def hold_rows(self, rows_of, sampling):
+        """Returns the rows of the ledger; a variable's value if they change.
+
+        Args:
+            rows_of: As in `start_release`.
+            sampling: A PoissonSampling, or None.
+        """
+        rows = rows_of(sampling)
+        if not self.noise_style.is_correlated or backend.is_eager():
+            return rows
+        # One variable for all: where noise is correlated, the rows are the
+        # same whatever the sampling.
+        with backend.outside_of_graph():
+            if self._own_rows is None:
+                self._own_rows = keras.Variable(
+                    np.array(rows, np.int32), dtype="int32", trainable=False
+                )
+                self._held_rows.append((self._own_rows, sampling))
+            self._own_rows.assign(np.array(rows, np.int32))
+        return self._own_rows.value
 
     def use_clip_state(self, variable) -> None:
         """Keeps the clip in a variable that is saved with the optimizer.
@@ -114,6 +172,11 @@ class StepNoise:
             )
 
     @property
+    def scales_gradients(self) -> bool:
+        """Whether gradients are scaled before the clip."""
+        return self._gradient_scaling is not None
+
+    @property
     def preconditioner(self) -> preconditioner_module.Preconditioner | None:
         """What scales gradients before the clip, or None."""
         return self._preconditioner
@@ -136,7 +199,7 @@ class StepNoise:
         has_state = self._clip_state is not None
         return moving_clips.CurrentClip.of(
             self.clipping_style,
-            self._clip_state.value[0] if has_state else 1.0,
+            self._clip_state.value[0] if has_state else None,
             scales=scales,
             selects_rows=self.row_selection is not None,
         )
@@ -312,9 +375,9 @@ class StepNoise:
             )
         else:
             noised = self._noise_rows(clipped, stddev, level)
-        if self._clip_state is None:
+        scale = clipped.scale
+        if scale is None:
             return noised
-        scale = self._clip_state.value[0]
         return gaussian.NoisedSum(
             gradients=tuple(g * scale for g in noised.gradients),
             variables=noised.variables,
@@ -373,7 +436,7 @@ class StepNoise:
         """
         if self._clip_state is None:
             return
-        scale, average = self._clip_state.value[0], self._clip_state.value[1]
+        scale, average = clipped.scale, self._clip_state.value[1]
         query_mean = None
         if clipped.query_sum is not None:
             levels = range(len(self.noise_style.noise_multipliers))

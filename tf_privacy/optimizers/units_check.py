@@ -3,6 +3,7 @@
 
 import math
 
+from tf_privacy.clipping import moving_clips
 from tf_privacy.sampling import poisson
 
 
@@ -74,6 +75,15 @@ def check_clipped(clipped, optimizer) -> None:
             "Clip with l2_norm_clip=optimizer.current_clip."
         )
     style = optimizer.clipping_style
+    is_moving = isinstance(style, moving_clips.MovingClip)
+    if (clipped.scale is not None) != is_moving or (
+        (clipped.scales is not None) != optimizer.step_noise.scales_gradients
+    ):
+        raise ValueError(
+            "grads must be clipped at the clip in force, and scaled as the "
+            "optimizer scales gradients. Received: a ClippedSum that was not. "
+            "Clip with l2_norm_clip=optimizer.current_clip."
+        )
     if clipped.query_sensitivity != style.query_sensitivity:
         raise ValueError(
             "grads must hold the query that moves the clip of "

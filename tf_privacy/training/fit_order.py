@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """In which order `fit` goes through its data: by coins, or always the same."""
 
+import contextlib
+
+import keras
+
+from tf_privacy.optimizers import units_check
 from tf_privacy.training import cyclic_dataset
 from tf_privacy.training import fit_data
 from tf_privacy.training import poisson_dataset
@@ -14,6 +19,7 @@ def prepare(
     steps_per_epoch,
     validation_split: float,
     validation_data,
+    epochs: int,
 ):
     """Returns what to train on, in the order that the optimizer's noise needs.
 
@@ -24,6 +30,7 @@ def prepare(
         steps_per_epoch: As `fit` received it.
         validation_split: As `fit` received it.
         validation_data: As `fit` received it.
+        epochs: As `fit` received it.
 
     Returns:
         A FitData.
@@ -44,8 +51,7 @@ def prepare(
             f"{len(arrays[0])} batches of a pass. Received: {steps_per_epoch}. "
             "An epoch that ends within a pass may begin the next one too soon."
         )
-    # The order of the data starts anew, and with it a release.
-    optimizer.start_release()
+    _check_return(arrays[0], optimizer.noise_style, epochs)
     return fit_data.prepare(
         arrays,
         batch_size=None if is_ordered else batch_size,
@@ -54,6 +60,41 @@ def prepare(
         validation_data=validation_data,
         examples_per_unit=optimizer.examples_per_unit,
     )
+
+
+@contextlib.contextmanager
+def own_release(optimizer):
+    """Gives what runs within a release of its own.
+
+    The order of the data starts anew with each `fit`, and again with whatever
+    comes after it.
+
+    Args:
+        optimizer: The DPOptimizer.
+    """
+    try:
+        yield
+    finally:
+        optimizer.start_release()
+
+
+def _check_return(data, noise_style, epochs: int) -> None:
+    """Raises if data are known to come back sooner than noise allows."""
+    if not noise_style.is_correlated:
+        return
+    if isinstance(data, poisson_dataset.PoissonDataset):
+        # Whatever it is to the accountant: coins let a unit come at once.
+        units_check.check_separation(noise_style, data.sampling)
+    try:
+        length = len(data)
+    except TypeError:
+        return
+    if epochs > 1 and length < noise_style.min_separation:
+        raise ValueError(
+            "min_separation of the noise must be at most the batches of one "
+            f"pass, {length}: then the data come back. Received: "
+            f"{noise_style.min_separation}. Use that, or a single epoch."
+        )
 
 
 def has_own_order(data) -> bool:
@@ -81,11 +122,12 @@ def _keep_order(arrays, optimizer, *, batch_size, validation_split: float):
                 f"Received: {validation_split}. Split the data yourself and "
                 "pass validation_data."
             )
+        num_units = len(keras.tree.flatten(x)[0]) // optimizer.examples_per_unit
         x = cyclic_dataset.CyclicDataset(
             x,
             y,
             sample_weight,
-            batch_size=batch_size,
+            batch_size=min(batch_size, max(1, num_units)),
             examples_per_unit=optimizer.examples_per_unit,
         )
         y = sample_weight = None

@@ -134,9 +134,12 @@ class FurtherSteps:
             before = dict(self._before)
             new = {kind: n - before.get(kind, 0) for kind, n in entries}
             new = {kind: n for kind, n in new.items() if n}
-            if set(new) <= set(self._kinds):
-                return tuple(self._before), sum(new.values())
-            # A ledger was restored behind our back.
+            ran = sum(new.values())
+            expected = _sum_by(self._kinds, self._counter().count(max(0, ran)))
+            iterations = ops.convert_to_numpy(self._optimizer.iterations.value)
+            if new == expected and int(iterations) == self._start + ran:
+                return tuple(self._before), ran
+            # A ledger or the count of updates moved behind our back.
             self._begin()
             return tuple(self._before), 0
         (kind,) = self._kinds
@@ -175,14 +178,20 @@ class FurtherSteps:
         )
         left = max(0, most - ran)
         counts = self._style.count_levels(self._start + ran, left)
-        self._optimizer.ledger.set_limits(
-            dict(zip(self._rows, counts, strict=True))
-        )
+        self._optimizer.ledger.set_limits(_sum_by(self._rows, counts))
         return left
 
     def remaining(self) -> int:
         """Returns how many more of these steps the limit leaves."""
-        return self._optimizer.ledger.remaining(self._rows)
+        return self._optimizer.ledger.remaining(sorted(set(self._rows)))
+
+
+def _sum_by(keys, counts) -> dict:
+    """Returns the sum of the counts of each key, where it is not 0."""
+    sums = {}
+    for key, count in zip(keys, counts, strict=True):
+        sums[key] = sums.get(key, 0) + count
+    return {key: count for key, count in sums.items() if count}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

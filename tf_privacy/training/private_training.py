@@ -279,11 +279,15 @@ class PrivateTraining:
             steps_per_epoch=steps_per_epoch,
             validation_split=validation_split,
             validation_data=validation_data,
+            epochs=epochs,
         )
         fit_data.check_rows(self, source)
         fit_data.warn_of_raw_monitors(callbacks)
         fit_data.show_data(callbacks, source)
-        with self._phase(source.sampling, source.expected_batch_size):
+        with (
+            self._phase(source.sampling, source.expected_batch_size),
+            fit_order.own_release(self.optimizer),
+        ):
             return super().fit(
                 x=source.x,
                 y=source.y,
@@ -407,7 +411,7 @@ class PrivateTraining:
         Args:
             delta: Probability in (0, 1); below 1 / num_examples.
             neighboring_relation: A `NeighboringRelation`; None means
-                ADD_OR_REMOVE_ONE.
+                ADD_OR_REMOVE_ONE, or ZERO_OUT_ONE if noise was correlated.
 
         Returns:
             A `PrivacyStatement`; `print` it.
@@ -477,7 +481,8 @@ class PrivateTraining:
         steps.limit()
         phase.rows.assign(np.array(steps.rows, np.int32))
         try:
-            yield
+            with optimizer.step_noise.holding_rows(phase.rows, sampling):
+                yield
             # Where a checkpoint restored a budget behind the optimizer's back.
             optimizer.check_budget()
         finally:

@@ -71,8 +71,9 @@ def _find(file):
         if (
             name.rsplit("/", 1)[-1] == "ledger"
             and isinstance(item, h5py.Dataset)
-            and item.shape == step_ledger.StepLedger.table_shape()
+            and "budget" in item.parent
         ):
+            step_ledger.check_table(np.array(item))
             epsilon, delta = (float(v) for v in item.parent["budget"])
             found.append(
                 SavedLedger(
