@@ -284,10 +284,7 @@ class PrivateTraining:
         fit_data.check_rows(self, source)
         fit_data.warn_of_raw_monitors(callbacks)
         fit_data.show_data(callbacks, source)
-        with (
-            self._phase(source.sampling, source.expected_batch_size),
-            fit_order.own_release(self.optimizer),
-        ):
+        with self._fit_phase(source):
             return super().fit(
                 x=source.x,
                 y=source.y,
@@ -460,6 +457,12 @@ class PrivateTraining:
                 f"another {type(optimizer).__name__}. Call model.compile("
                 "optimizer=...) again."
             )
+
+    @contextlib.contextmanager
+    def _fit_phase(self, source):
+        with self._phase(source.sampling, source.expected_batch_size):
+            with fit_order.own_release(self.optimizer):
+                yield
 
     @contextlib.contextmanager
     def _phase(self, sampling, expected_batch_size):
