@@ -133,13 +133,18 @@ def test_coins_are_refused(kind, seed):
     assert model.optimizer.ledger.num_steps() == 0
 
 
-def test_steps_after_a_fit_are_a_release_of_their_own():
+def test_steps_around_a_fit_are_a_release_of_their_own():
     model = make_model()
+    model.optimizer.set_expected_batch_size(3)
+    model.train_on_batch(X[:3], Y[:3])
     model.fit(X, Y, batch_size=3, verbose=0)
     for _ in range(3):
         model.train_on_batch(X[:3], Y[:3])
     counts = [n for _, n in model.optimizer.ledger.entries()]
-    assert counts == [4, 3]
+    assert counts == [1, 4, 3]
+    table = model.optimizer.ledger.to_numpy()
+    assert np.count_nonzero(table[:, 0]) == 3
+    assert np.isfinite(model.get_weights()[0]).all()
 
 
 def test_a_release_that_a_callback_starts_is_counted():

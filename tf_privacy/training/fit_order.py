@@ -72,6 +72,7 @@ def own_release(optimizer):
     Args:
         optimizer: The DPOptimizer.
     """
+    optimizer.start_release()
     try:
         yield
     finally:

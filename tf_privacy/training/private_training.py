@@ -460,8 +460,8 @@ class PrivateTraining:
 
     @contextlib.contextmanager
     def _fit_phase(self, source):
-        with self._phase(source.sampling, source.expected_batch_size):
-            with fit_order.own_release(self.optimizer):
+        with fit_order.own_release(self.optimizer):
+            with self._phase(source.sampling, source.expected_batch_size):
                 yield
 
     @contextlib.contextmanager
