@@ -22,7 +22,7 @@ from tf_privacy.noise import gaussian
 CLIP, NOISE = 2.0, 0.7
 REJECTED = report_lib.Verdict.CLAIM_REJECTED
 NOT_REJECTED = report_lib.Verdict.CLAIM_NOT_REJECTED
-add_noise = gaussian.add_noise
+add_noise = gaussian.add_scaled_noise
 
 
 def make_private(model, loss, **settings):
@@ -48,19 +48,14 @@ def audit(make=make_private, **settings):
 
 
 def scale_noise(factor):
-    def scaled(clipped, *, noise_multiplier, source):
-        return add_noise(
-            clipped, noise_multiplier=factor * noise_multiplier, source=source
-        )
+    def scaled(clipped, *, stddev, source):
+        return add_noise(clipped, stddev=factor * stddev, source=source)
 
     return scaled
 
 
-def add_noise_of_two_replicas(clipped, *, noise_multiplier, source):
-    sums = [
-        add_noise(clipped, noise_multiplier=noise_multiplier, source=source)
-        for _ in range(2)
-    ]
+def add_noise_of_two_replicas(clipped, *, stddev, source):
+    sums = [add_noise(clipped, stddev=stddev, source=source) for _ in range(2)]
     return dataclasses.replace(
         sums[0],
         gradients=[
@@ -83,11 +78,9 @@ class RepeatedSource:
         return [rng.normal(size=s).astype(np.float32) for s in shapes]
 
 
-def add_repeated_noise(clipped, *, noise_multiplier, source):
+def add_repeated_noise(clipped, *, stddev, source):
     del source
-    return add_noise(
-        clipped, noise_multiplier=noise_multiplier, source=RepeatedSource()
-    )
+    return add_noise(clipped, stddev=stddev, source=RepeatedSource())
 
 
 def leave_clipping_out(self, squared_norms, counted=None):
@@ -118,7 +111,7 @@ def test_the_library_as_it_is_passes(microbatch_size):
 
 @pytest.mark.parametrize("factor", [0.5, 0.7, 0.0001])
 def test_too_little_noise_is_found(factor, monkeypatch):
-    monkeypatch.setattr(gaussian, "add_noise", scale_noise(factor))
+    monkeypatch.setattr(gaussian, "add_scaled_noise", scale_noise(factor))
     report = audit()
     assert report.verdict is REJECTED
     assert any("less noise than claimed" in fault for fault in report.faults)
@@ -127,13 +120,13 @@ def test_too_little_noise_is_found(factor, monkeypatch):
 
 
 def test_a_tenth_less_noise_is_a_fault(monkeypatch):
-    monkeypatch.setattr(gaussian, "add_noise", scale_noise(0.9))
+    monkeypatch.setattr(gaussian, "add_scaled_noise", scale_noise(0.9))
     with pytest.raises(AssertionError, match="less noise than claimed"):
         audit().assert_ok()
 
 
 def test_half_the_noise_contradicts_the_claimed_curve_itself(monkeypatch):
-    monkeypatch.setattr(gaussian, "add_noise", scale_noise(0.5))
+    monkeypatch.setattr(gaussian, "add_scaled_noise", scale_noise(0.5))
     report = audit(num_canaries=4000, expected_batch_size=400.0)
     figures = dict(report.figures)
     assert report.verdict is REJECTED
@@ -201,7 +194,7 @@ def test_a_ledger_that_forgets_steps_is_told():
 
 
 def test_noise_once_for_each_replica_is_found(monkeypatch):
-    monkeypatch.setattr(gaussian, "add_noise", add_noise_of_two_replicas)
+    monkeypatch.setattr(gaussian, "add_scaled_noise", add_noise_of_two_replicas)
     report = audit()
     # More noise contradicts no promise of privacy: it is a fault.
     assert report.verdict is NOT_REJECTED
@@ -211,7 +204,7 @@ def test_noise_once_for_each_replica_is_found(monkeypatch):
 
 
 def test_noise_that_is_repeated_is_found(monkeypatch):
-    monkeypatch.setattr(gaussian, "add_noise", add_repeated_noise)
+    monkeypatch.setattr(gaussian, "add_scaled_noise", add_repeated_noise)
     report = audit()
     assert report.faults
     with pytest.raises(AssertionError):

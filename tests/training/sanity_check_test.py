@@ -206,7 +206,7 @@ def test_a_unit_that_is_the_user_learns_what_users_share_and_no_more():
     report = check_users(
         optimizer={"examples_per_unit": 8, "noise_multiplier": 4.0},
         batch_size=200,
-        epochs=10,
+        epochs=20,
         learning_rate=2.0,
         alpha=1e-6,
     )
