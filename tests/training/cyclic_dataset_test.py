@@ -171,6 +171,12 @@ def test_other_data_is_refused():
     model.optimizer.set_expected_batch_size(3)
     with pytest.raises(ValueError, match="^min_separation of the noise must"):
         model.fit(batches, epochs=2, verbose=0)
+    once = make_model(make_noise(min_separation=1, max_participations=1))
+    once.optimizer.set_expected_batch_size(3)
+    with pytest.raises(ValueError, match="^max_participations of the noise"):
+        once.fit(batches, epochs=2, verbose=0)
+    once.fit(batches, epochs=1, verbose=0)
+    assert once.optimizer.ledger.num_steps() == 2
     with pytest.raises(ValueError, match="^validation_split must be 0"):
         model.fit(X, Y, batch_size=3, validation_split=0.2, verbose=0)
     with pytest.raises(ValueError, match="^steps_per_epoch must be None"):

@@ -96,6 +96,15 @@ def _check_return(data, noise_style, epochs: int) -> None:
             f"pass, {length}: then the data come back. Received: "
             f"{noise_style.min_separation}. Use that, or a single epoch."
         )
+    allowed = noise_style.max_participations
+    steps = noise_style.steps_per_release
+    most = min(epochs, -(-steps // max(1, length)))
+    if allowed is not None and most > allowed:
+        raise ValueError(
+            f"max_participations of the noise must be at least {most}: so many "
+            f"passes of {length} batches are in {steps} steps. Received: "
+            f"{allowed}. Use that, None, or shorter releases."
+        )
 
 
 def has_own_order(data) -> bool:
