@@ -21,6 +21,8 @@ from tf_privacy.clipping import styles
 from tf_privacy.clipping import taps
 from tf_privacy.clipping import unit_losses
 from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.batches import batches
+from tf_privacy.clipping.backend.execution import execution
 
 # Multiplies the loss of a float16 model so that cotangents do not underflow;
 # divided out in float32 before the norms. A power of two: exact.
@@ -70,7 +72,7 @@ class ClipSettings:
         return self.examples_per_unit * self.augmentation.num_views
 
 
-@backend.runs_as_written
+@execution.runs_as_written
 def clipped_gradients(
     model,
     x,
@@ -148,11 +150,11 @@ def clip_prepared(model, data, settings: ClipSettings, counted=None):
         return _clip_rows(model, data, settings, counted)
     num_rows = ops.shape(rows)[0]
     num_units = num_rows // settings.rows_per_unit
-    data = backend.fill_if_empty(data, settings.rows_per_unit)
+    data = batches.fill_if_empty(data, settings.rows_per_unit)
     num_filled = ops.shape(_first_leaf(data))[0] // settings.rows_per_unit
     present = ops.arange(num_filled, dtype="int32") < num_units
     if counted is not None:
-        present = present & backend.fill_if_empty(counted, 1)
+        present = present & batches.fill_if_empty(counted, 1)
     step = _clip_rows(model, data, settings, present)
     return ClippedStep(
         clipped_sum=step.clipped_sum,
@@ -243,7 +245,7 @@ def as_units(data, examples_per_unit: int):
     _check_lengths(data, examples_per_unit)
     if examples_per_unit == 1:
         return data
-    return backend.check_multiple(data, examples_per_unit)
+    return batches.check_multiple(data, examples_per_unit)
 
 
 def _num_views(settings) -> int:

@@ -20,7 +20,8 @@ from tf_privacy.clipping import plan_check
 from tf_privacy.clipping import probe_rows
 from tf_privacy.clipping import row_independence
 from tf_privacy.clipping import row_selection
-from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.batches import batches
+from tf_privacy.clipping.backend.execution import execution
 
 AUTO = "auto"
 # What a piece may hold if the user sets no limit. More is not faster: on 2 busy
@@ -110,7 +111,7 @@ def choose_compiled(
     """
     if jit_compile != AUTO:
         return bool(jit_compile)
-    if backend.runs_on_cpu():
+    if execution.runs_on_cpu():
         return False
     num_units = units_per_piece or _TIMED_UNITS
     times = measure_compiled(model, data, settings, num_units=num_units)
@@ -153,12 +154,12 @@ def measure_compiled(model, data, settings, *, num_units: int):
             lambda s: None if s is None else probe_rows.make_up(s, num_rows),
             specs,
         )
-        return backend.time_both_ways(lambda: clip(rows), _TIMED_RUNS)
+        return execution.time_both_ways(lambda: clip(rows), _TIMED_RUNS)
 
-    return backend.run_outside_of_graph(measure)
+    return execution.run_outside_of_graph(measure)
 
 
-@backend.runs_as_written
+@execution.runs_as_written
 def sum_over_microbatches(
     model, data, settings, *, units_per_piece: int, compiled: bool, observe
 ):
@@ -180,7 +181,7 @@ def sum_over_microbatches(
     leaf = next(t for t in keras.tree.flatten(data) if t is not None)
     num_units = ops.shape(leaf)[0] // settings.examples_per_unit
     # An eager batch of no rows has no piece: it is observed whole.
-    is_empty = backend.is_eager() and int(num_units) == 0
+    is_empty = execution.is_eager() and int(num_units) == 0
     fast = compiled and not is_empty
     clip = _compiled_clip(model, settings) if fast else None
 
@@ -201,7 +202,7 @@ def sum_over_microbatches(
     if settings.style.query_sensitivity is not None:
         shapes.append(())
     shapes += [t.shape[:1] for t in _tables(model, settings)]
-    sums = backend.sum_over_pieces(
+    sums = batches.sum_over_pieces(
         clip_piece,
         num_units,
         units_per_piece,
@@ -266,7 +267,7 @@ def _compiled_clip(model, settings):
         step = engine.clip_prepared(model, data, settings, counted)
         return step.clipped_sum.sums, step.y_pred, step.norms
 
-    fast_clip = backend.compiled(clip)
+    fast_clip = execution.compiled(clip)
 
     def clip_padded(data, start, stop, num_units):
         rows = _padded_units(data, start, num_units, settings)

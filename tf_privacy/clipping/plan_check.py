@@ -18,6 +18,7 @@ from tf_privacy.clipping import call_plan
 from tf_privacy.clipping import probe_rows
 from tf_privacy.clipping import taps
 from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.execution import execution
 
 # Not the middle one, which would stay in place if rows were reversed.
 _CHECKED_ROWS = (2, 5)
@@ -45,7 +46,7 @@ def confirmed_plan(model, x) -> call_plan.CallPlan:
     if plan.is_confirmed or plan.loop_reason:
         return plan
     rows = probe_rows.sample_rows(x)
-    reason = backend.run_outside_of_graph(
+    reason = execution.run_outside_of_graph(
         lambda: _find_fault(model, plan, probe_rows.as_tensors(rows))
     )
     if reason:
@@ -64,7 +65,7 @@ def _find_fault(model, plan, rows) -> str:
 def _find_fault_in(model, plan, rows, row) -> str:
     try:
         within, norm = _gradient_within_batch(model, plan, rows, row)
-    except (RuntimeError, *backend.OPERATION_ERRORS):
+    except (RuntimeError, *execution.OPERATION_ERRORS):
         return "the model does not run the same layers on every batch"
     alone = _gradient_alone(model, plan, rows, row)
     scale = _norm(alone)

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.execution import execution
 
 NUM_ROWS = 7
 _UNKNOWN_LENGTH = 8  # Stands for an axis of unknown length.
@@ -38,7 +38,7 @@ def sample_rows(x):
             tensors in a graph, for whose shapes values are made up.
     """
     leaves = keras.tree.flatten(x)
-    if not backend.is_eager() and any(ops.is_tensor(t) for t in leaves):
+    if not execution.is_eager() and any(ops.is_tensor(t) for t in leaves):
         x = as_specs(x)
         leaves = keras.tree.flatten(x)
     if any(isinstance(t, keras.KerasTensor) for t in leaves):

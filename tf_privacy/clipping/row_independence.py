@@ -16,6 +16,7 @@ from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import plan_check
 from tf_privacy.clipping import probe_rows
 from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.execution import execution
 
 _COMPARED_ROWS = (0, 3, probe_rows.NUM_ROWS - 1)
 _TOLERANCE = 1e-4  # Relative; one kernel agrees with itself much closer.
@@ -86,7 +87,7 @@ def check_model(model, x=None) -> None:
         plan_check.confirmed_plan(model, tensors)
         _check_inputs(model, tensors)
 
-    backend.run_outside_of_graph(check)
+    execution.run_outside_of_graph(check)
     _CHECKED[model] = _fingerprint(model)
 
 
@@ -99,7 +100,7 @@ def check_once(model, x) -> None:
     """
     if _CHECKED.get(model) == _fingerprint(model):
         return
-    if backend.is_eager():
+    if execution.is_eager():
         check_model(model, x)
         return
     try:
@@ -109,7 +110,7 @@ def check_once(model, x) -> None:
         LookupError,
         ArithmeticError,
         RuntimeError,
-        *backend.OPERATION_ERRORS,
+        *execution.OPERATION_ERRORS,
     ) as error:
         raise ValueError(
             "model must run on made-up inputs to be checked for layers that "
@@ -156,7 +157,7 @@ def check_function_once(owner, function, x) -> None:
     def mixes_rows() -> bool:
         return any(mixes(row) for row in range(probe_rows.NUM_ROWS))
 
-    if backend.run_outside_of_graph(mixes_rows):
+    if execution.run_outside_of_graph(mixes_rows):
         raise ValueError(
             "augment must treat each row alone: then one example acts through "
             "all others, and clipping does not bound it. Received: a function "
@@ -181,7 +182,7 @@ def _run(model, rows, row: int, training: bool):
 
     def intercept(layer, call, args, kwargs):
         outputs = call(*args, **kwargs)
-        if backend.is_eager():
+        if execution.is_eager():
             trace.append((layer, _pick(outputs, num_rows, row)))
         return outputs
 

@@ -37,7 +37,7 @@ from keras import ops
 from tf_privacy.clipping import gradient_terms
 from tf_privacy.clipping import merged_terms
 from tf_privacy.clipping import round_off
-from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.execution import execution
 
 # Entries (1 MB) of a unit's gradient that are made at a time for its norm,
 # unless that took more than so many pieces.
@@ -297,7 +297,7 @@ class _ScaledProduct(gradient_terms.OuterProduct):
 
         starts = range(0, self._inputs.shape[-1], step)
         return sum(
-            backend.in_sequence([functools.partial(norms, s) for s in starts])
+            execution.in_sequence([functools.partial(norms, s) for s in starts])
         )
 
     def weighted_sum(self, factors, keep=None):

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.batches import batches
 
 
 def loop_clipped_sum(
@@ -46,7 +47,7 @@ def loop_clipped_sum(
             rows = slice(first + offset, first + offset + 1)
             return _row_gradients(model, data, rows, loss, variables)
 
-        gradients = backend.sum_over_pieces(one_row, rows_per_unit, 1, zeros)
+        gradients = batches.sum_over_pieces(one_row, rows_per_unit, 1, zeros)
         gradients = [g * unscale for g in gradients]
         if style.scales is not None:
             pairs = zip(style.scales, gradients, strict=True)
@@ -65,7 +66,7 @@ def loop_clipped_sum(
         return [*clipped, ops.where(position > 0, sum(squared), 0.0)]
 
     norms = ops.zeros((num_units,), "float32")
-    *gradients, squared = backend.sum_over_pieces(
+    *gradients, squared = batches.sum_over_pieces(
         one_unit, num_units, 1, [*zeros, norms]
     )
     return gradients, model(x, training=True), squared

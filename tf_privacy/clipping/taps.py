@@ -11,8 +11,8 @@ from tf_privacy.clipping import call_plan
 from tf_privacy.clipping import gradient_terms
 from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import merged_terms
-from tf_privacy.clipping.backend import backend
 from tf_privacy.clipping.backend.graphs import graphs
+from tf_privacy.clipping.backend.row_maps import row_maps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -245,9 +245,9 @@ def _generic_terms(record, cotangents, only_row):
     """Recomputes one layer for each row and pulls its cotangents back."""
     recompute, rows_and_masks = _make_recompute(record)
     variables = record.call.variables
-    row_gradients = backend.map_row_gradients
+    row_gradients = row_maps.map_row_gradients
     if keras_internals.prefers_loop(record.call.layer):
-        row_gradients = backend.loop_row_gradients
+        row_gradients = row_maps.loop_row_gradients
     if only_row is not None:
         row_gradients = _only_row(row_gradients, only_row)
     gradients = row_gradients(recompute, rows_and_masks, cotangents, variables)

@@ -5,7 +5,7 @@ import keras
 from keras import ops
 
 from tf_privacy.clipping import keras_internals
-from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.row_maps import row_maps
 
 
 def compute_unit_losses(loss, y, y_pred, sample_weight=None, *, scale=1.0):
@@ -40,7 +40,7 @@ def compute_unit_losses(loss, y, y_pred, sample_weight=None, *, scale=1.0):
         return ops.sum(ops.cast(value, "float32")) * scale
 
     rows = [x for x in leaves if x is not None]
-    return backend.map_rows(one_row, rows)
+    return row_maps.map_rows(one_row, rows)
 
 
 def _restore_mask(tensor, mask):

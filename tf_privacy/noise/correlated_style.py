@@ -17,7 +17,7 @@ from keras import ops
 
 from tf_privacy import _checks
 from tf_privacy.accounting import participation_pattern
-from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.execution import execution
 from tf_privacy.noise import gaussian
 from tf_privacy.noise import noise_style
 
@@ -136,7 +136,7 @@ class CorrelatedGenerator(noise_style.NoiseGenerator):
         # Plain Python holds them: no optimizer and no checkpoint finds them.
         # All weights in one: a copy is replaced as a whole, without a pass
         # over the others.
-        with backend.outside_of_graph():
+        with execution.outside_of_graph():
             self._copies = [
                 _make_variable((sum(self._sizes),), "float32")
                 for _ in range(style.num_copies)

@@ -9,7 +9,8 @@ from tf_privacy import _checks
 from tf_privacy.clipping import microbatches
 from tf_privacy.clipping import row_selection as row_selection_module
 from tf_privacy.clipping import styles
-from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.execution import execution
+from tf_privacy.clipping.backend.replicas import replicas
 from tf_privacy.noise import gaussian
 from tf_privacy.noise import noise_style as noise_style_module
 from tf_privacy.optimizers import budget_error
@@ -278,7 +279,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
         """Own variables and the inner optimizer's."""
         return self._variables + self.inner_optimizer.variables
 
-    @backend.runs_as_written
+    @execution.runs_as_written
     def apply(
         self,
         grads,
@@ -312,7 +313,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
             self._noise.hold_rows(self.rows_of, sampling),
             data_independent_gradients,
         )
-        if backend.is_eager() and not bool(allowed):
+        if execution.is_eager() and not bool(allowed):
             self.check_budget()
 
     def apply_in_rows(self, clipped, rows, data_independent_gradients=None):
@@ -330,7 +331,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
         Raises:
             NotImplementedError: Under a `tf.distribute` strategy.
         """
-        backend.check_one_replica()
+        replicas.check_one_replica()
         units_check.check_clipped(clipped, self)
         if not self.built:
             with keras.name_scope(self.name):
@@ -356,7 +357,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
 
         # Only once there is a batch: where data run out within a step, no step
         # is to be counted.
-        allowed = backend.after(self._ledger.allows(row), clipped.gradients)
+        allowed = execution.after(self._ledger.allows(row), clipped.gradients)
         ops.cond(allowed, release, self._ledger.refuse)
         return allowed
 

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.execution import execution
 from tf_privacy.noise import noise_style
 
 _CAPACITY = 512
@@ -330,13 +330,13 @@ class StepLedger:
 
     def to_numpy(self) -> np.ndarray:
         """Returns a copy of the table."""
-        with backend.outside_of_graph():
+        with execution.outside_of_graph():
             own = ops.convert_to_numpy(self._own_table.value)
             restored = ops.convert_to_numpy(self._table.value)
         return _union(own, restored)
 
     def _write(self, table) -> None:
-        with backend.outside_of_graph():
+        with execution.outside_of_graph():
             self._own_table.assign(table)
             self._table.assign(table)
 

@@ -13,7 +13,7 @@ from tf_privacy.clipping import clipped_sum
 from tf_privacy.clipping import moving_clips
 from tf_privacy.clipping import row_selection as row_selection_module
 from tf_privacy.clipping import styles
-from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.execution import execution
 from tf_privacy.noise import gaussian
 from tf_privacy.noise import noise_style as noise_style_module
 from tf_privacy.optimizers import preconditioner as preconditioner_module
@@ -99,7 +99,7 @@ class StepNoise:
         """
         if not self.noise_style.is_correlated:
             return
-        if not backend.is_eager():
+        if not execution.is_eager():
             raise RuntimeError(
                 "start_release must be called outside of a compiled function. "
                 "Received: a call within one, which would happen only once."
@@ -132,11 +132,11 @@ class StepNoise:
             sampling: A PoissonSampling, or None.
         """
         rows = rows_of(sampling)
-        if not self.noise_style.is_correlated or backend.is_eager():
+        if not self.noise_style.is_correlated or execution.is_eager():
             return rows
         # One variable for all: where noise is correlated, the rows are the
         # same whatever the sampling.
-        with backend.outside_of_graph():
+        with execution.outside_of_graph():
             if self._own_rows is None:
                 self._own_rows = keras.Variable(
                     np.array(rows, np.int32), dtype="int32", trainable=False
@@ -166,7 +166,7 @@ class StepNoise:
             self._preconditioner = preconditioner_module.Preconditioner(
                 self._gradient_scaling, variables, add_variable
             )
-        with backend.outside_of_graph():
+        with execution.outside_of_graph():
             self._generator = self.noise_style.make_generator(
                 variables, self._source
             )

@@ -11,7 +11,7 @@ from tf_privacy.clipping import augmentation
 from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import regularization
 from tf_privacy.clipping import row_independence
-from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.replicas import replicas
 from tf_privacy.optimizers import dp_optimizer
 from tf_privacy.training import fit_data
 from tf_privacy.training import fit_order
@@ -86,7 +86,7 @@ class PrivateTraining:
             NotImplementedError: In the scope of a `tf.distribute` strategy.
         """
         del auto_scale_loss
-        backend.check_one_replica()
+        replicas.check_one_replica()
         if not isinstance(optimizer, dp_optimizer.DPOptimizer):
             received = (
                 repr(optimizer)

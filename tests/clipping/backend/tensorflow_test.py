@@ -7,6 +7,9 @@ import tensorflow as tf
 
 from tests.clipping import exactness
 from tf_privacy.clipping.backend import tensorflow as backend
+from tf_privacy.clipping.backend.batches import batches
+from tf_privacy.clipping.backend.execution import execution
+from tf_privacy.clipping.backend.row_maps import row_maps
 
 
 def test_cotangents_stop_at_the_taps():
@@ -30,7 +33,7 @@ def test_pieces_cover_every_row_once(num_rows, piece_size, graph):
     rows = tf.constant(np.random.default_rng(0).normal(size=(7, 3)))
 
     def run(num_rows):
-        return backend.sum_over_pieces(
+        return batches.sum_over_pieces(
             lambda start, stop: [tf.reduce_sum(rows[start:stop], axis=0)],
             num_rows,
             piece_size,
@@ -52,7 +55,7 @@ def test_row_gradients_for_any_number_of_rows(num_rows):
     layer.build((None, 3))
     rows = exactness.normal(0, num_rows, 3)
     cotangents = exactness.normal(1, num_rows, 3)
-    (got,) = backend.map_row_gradients(
+    (got,) = row_maps.map_row_gradients(
         lambda row: [layer.call(row[0][None])[0]],
         [tf.constant(rows)],
         [tf.constant(cotangents)],
@@ -93,7 +96,7 @@ def test_a_gradient_at_another_row_is_a_leak(function, leaks, surroundings):
 
     def look_outside():
         # Where check_model looks from.
-        backend.run_outside_of_graph(look)
+        execution.run_outside_of_graph(look)
 
     if surroundings == "eager":
         look()

@@ -23,6 +23,7 @@ from keras import ops
 from tf_privacy.clipping import gradient_terms
 from tf_privacy.clipping import round_off
 from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.execution import execution
 from tf_privacy.clipping.rules import rule
 
 # Kernels of more entries (4 MB) do not have one gradient for each example in
@@ -154,7 +155,7 @@ class _ConvolvedTerm(gradient_terms.Term):
             return round_off.row_squared_norms(own)
 
         return sum(
-            backend.in_sequence(
+            execution.in_sequence(
                 [
                     functools.partial(norms, place, product)
                     for place, product in enumerate(self._products())
@@ -182,7 +183,7 @@ class _ConvolvedTerm(gradient_terms.Term):
         """Returns the gradients, `[B, *shape]`."""
         if self._takes_long():
             return self._map_units(self._gradient, self._shape)
-        return self._windows.unfold(backend.in_sequence(self._products()))
+        return self._windows.unfold(execution.in_sequence(self._products()))
 
     def joined(self, count: int) -> "_ConvolvedTerm":
         """Returns the sums of each `count` consecutive gradients.
