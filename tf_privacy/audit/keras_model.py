@@ -12,13 +12,14 @@ from tf_privacy import _checks
 from tf_privacy.audit import canaries as canaries_lib
 from tf_privacy.audit import claim as claim_lib
 from tf_privacy.audit import critical_samples
-from tf_privacy.audit import keras_backend
 from tf_privacy.audit import membership
 from tf_privacy.audit import membership_scores
 from tf_privacy.audit import report
 from tf_privacy.audit import scores as scores_lib
 from tf_privacy.audit import slices as slices_lib
 from tf_privacy.audit import verdict
+from tf_privacy.audit.backend import input_gradients
+from tf_privacy.audit.backend import loss_sensitivities
 
 
 def compute_losses(
@@ -363,14 +364,13 @@ def find_critical_samples(
         ValueError: If an argument is out of range, or the model's outputs are
             no class scores or not finite.
     """
-    backend = keras_backend.load("")
     return critical_samples.search_critical_samples(
         x,
         predict=functools.partial(
-            backend.compute_class_scores, model, outputs=outputs
+            input_gradients.compute_class_scores, model, outputs=outputs
         ),
         input_gradient=functools.partial(
-            backend.compute_input_gradient, model, outputs=outputs
+            input_gradients.compute_input_gradient, model, outputs=outputs
         ),
         radius=radius,
         rng=np.random.default_rng() if rng is None else rng,
@@ -406,7 +406,7 @@ def compute_loss_slopes(
     Raises:
         ValueError: If shapes do not fit.
     """
-    compute = keras_backend.load("").compute_loss_input_gradient
+    compute = input_gradients.compute_loss_input_gradient
     found = [np.zeros(0)]
     for start in range(0, len(x), batch_size):
         rows = slice(start, start + batch_size)
@@ -454,7 +454,7 @@ def compute_loss_sensitivities(
 
     Source: Arpit et al. 2017, arXiv:1706.05394.
     """
-    return keras_backend.load("_unrolled").compute_loss_sensitivities(
+    return loss_sensitivities.compute_loss_sensitivities(
         model,
         x,
         y,

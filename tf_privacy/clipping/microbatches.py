@@ -90,8 +90,17 @@ def find_units_per_piece(
     if most >= expected_batch_size + _STANDARD_DEVIATIONS * spread:
         return None
     # Pieces of one size for most batches, instead of a small last one.
-    usual = expected_batch_size + 2.0 * spread
+    usual = count_usual_units(expected_batch_size)
     return math.ceil(usual / math.ceil(usual / most))
+
+
+def count_usual_units(expected_batch_size: float) -> int:
+    """Returns how many units hold all but two in a hundred Poisson batches.
+
+    Args:
+        expected_batch_size: Mean number of units.
+    """
+    return math.ceil(expected_batch_size + 2.0 * math.sqrt(expected_batch_size))
 
 
 def choose_compiled(
@@ -161,7 +170,14 @@ def measure_compiled(model, data, settings, *, num_units: int):
 
 @execution.runs_as_written
 def sum_over_microbatches(
-    model, data, settings, *, units_per_piece: int, compiled: bool, observe
+    model,
+    data,
+    settings,
+    *,
+    units_per_piece: int,
+    compiled: bool,
+    observe,
+    counted=None,
 ):
     """Returns the ClippedSum of one logical batch, sent through in pieces.
 
@@ -173,26 +189,36 @@ def sum_over_microbatches(
             if it is compiled, is filled up to the same shape with units that
             do not count.
         compiled: Whether XLA compiles the work on a piece.
-        observe: `observe(step, piece)`, called with each piece's ClippedStep
-            and its rows as they went through the model, padding left out.
+        observe: `observe(step, piece, counted)`, called with each piece's
+            ClippedStep and its rows as they went through the model. Padding is
+            left out and the last argument None, or that says which units
+            count.
+        counted: `[U]` bool; false for units that only fill up the batch; None
+            counts all.
     """
     data = engine.as_units(data, settings.examples_per_unit)
     keras_internals.build_for(model, data[0])
     leaf = next(t for t in keras.tree.flatten(data) if t is not None)
     num_units = ops.shape(leaf)[0] // settings.examples_per_unit
     # An eager batch of no rows has no piece: it is observed whole.
+    if counted is not None:
+        places = ops.arange(num_units, dtype="int32")
+        # Up to the last one that counts.
+        num_units = ops.max(ops.where(counted, places + 1, 0))
     is_empty = execution.is_eager() and int(num_units) == 0
-    fast = compiled and not is_empty
-    clip = _compiled_clip(model, settings) if fast else None
+    fixed = compiled or counted is not None or _has_fixed_shapes()
+    clip = _padded_clip(model, settings) if fixed and not is_empty else None
 
     def clip_piece(start, stop):
         if clip is None:
             rows = _slice_units(data, start, stop, settings)
             piece = engine.prepare_data(rows, settings)
-            step = engine.clip_prepared(model, piece, settings)
+            step, mine = engine.clip_prepared(model, piece, settings), None
         else:
-            step, piece = clip(data, start, stop, units_per_piece)
-        observe(step, piece)
+            step, piece, mine = clip(
+                data, start, stop, units_per_piece, counted
+            )
+        observe(step, piece, mine)
         return step.clipped_sum.sums
 
     variables = tuple(model.trainable_variables)
@@ -260,8 +286,13 @@ def _padded_units(data, start, num_units: int, settings):
     return keras.tree.map_structure(take, data)
 
 
-def _compiled_clip(model, settings):
-    """Returns a function that clips one piece of fixed shape under XLA."""
+def _has_fixed_shapes() -> bool:
+    """Whether the size of a piece must be known when a step is compiled."""
+    return execution.FIXED_SHAPES and not execution.is_eager()
+
+
+def _padded_clip(model, settings):
+    """Returns a function that clips one piece, compiled for a fixed shape."""
 
     def clip(data, counted):
         step = engine.clip_prepared(model, data, settings, counted)
@@ -269,11 +300,22 @@ def _compiled_clip(model, settings):
 
     fast_clip = execution.compiled(clip)
 
-    def clip_padded(data, start, stop, num_units):
+    def clip_padded(data, start, stop, num_units, counted):
         rows = _padded_units(data, start, num_units, settings)
         piece = engine.prepare_data(rows, settings)
-        counted = start + ops.arange(num_units, dtype="int32") < stop
-        sums, y_pred, norms = fast_clip(piece, counted)
+        places = start + ops.arange(num_units, dtype="int32")
+        mine = places < stop
+        if counted is not None:
+            last = ops.shape(counted)[0] - 1
+            mine = mine & ops.take(counted, ops.minimum(places, last))
+        sums, y_pred, norms = fast_clip(piece, mine)
+        if counted is not None or _has_fixed_shapes():
+            step = engine.ClippedStep(
+                clipped_sum=_as_clipped_sum(sums, model, settings),
+                y_pred=y_pred,
+                norms=norms,
+            )
+            return step, piece, mine
         num_rows = (stop - start) * settings.rows_per_unit
         piece, y_pred = keras.tree.map_structure(
             lambda t: None if t is None else t[:num_rows], (piece, y_pred)
@@ -283,6 +325,6 @@ def _compiled_clip(model, settings):
             y_pred=y_pred,
             norms=norms[: stop - start],
         )
-        return step, piece
+        return step, piece, None
 
     return clip_padded

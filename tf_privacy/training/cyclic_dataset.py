@@ -76,6 +76,16 @@ class CyclicDataset(keras.utils.PyDataset):
         return self._batch_size
 
     @property
+    def largest_batch_size(self) -> int:
+        """Units in the largest batch."""
+        return self._batch_size
+
+    @property
+    def has_sample_weight(self) -> bool:
+        """Whether batches come with sample weights."""
+        return self._arrays[2] is not None
+
+    @property
     def min_separation(self) -> int:
         """Steps from one participation of a unit to its next."""
         return len(self)

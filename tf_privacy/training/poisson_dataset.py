@@ -10,6 +10,8 @@ import numpy as np
 from tf_privacy import _checks
 from tf_privacy.sampling import poisson
 
+_STANDARD_DEVIATIONS = 6.0
+
 # Integers beyond this do not survive the int32 that Keras casts indices to.
 _LARGEST_INT = 2**31 - 1
 
@@ -110,6 +112,18 @@ class PoissonDataset(keras.utils.PyDataset):
     def sampling(self) -> poisson.PoissonSampling:
         """The law of the draws, for the accountant."""
         return self._sampling
+
+    @property
+    def largest_batch_size(self) -> int:
+        """Units that a batch exceeds once in a billion times."""
+        expected = self._sampling.expected_batch_size
+        spread = _STANDARD_DEVIATIONS * math.sqrt(expected)
+        return min(self._sampling.num_examples, math.ceil(expected + spread))
+
+    @property
+    def has_sample_weight(self) -> bool:
+        """Whether batches come with sample weights."""
+        return self._arrays[2] is not None
 
     @property
     def steps_per_epoch(self) -> int:

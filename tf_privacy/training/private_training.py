@@ -8,34 +8,19 @@ import numpy as np
 from keras import ops
 
 from tf_privacy.clipping import augmentation
-from tf_privacy.clipping import keras_internals
-from tf_privacy.clipping import regularization
 from tf_privacy.clipping import row_independence
 from tf_privacy.clipping.backend.replicas import replicas
 from tf_privacy.optimizers import dp_optimizer
 from tf_privacy.training import fit_data
 from tf_privacy.training import fit_order
 from tf_privacy.training import ledger
-from tf_privacy.training import logical_batch
 from tf_privacy.training import own_methods
+from tf_privacy.training import padding
+from tf_privacy.training import private_step
 from tf_privacy.training import saved_ledger
+from tf_privacy.training.backend.trainer import trainer
 
 _LEDGER_KEY = "privacy_ledger"
-
-
-class _Phase:
-    """The ledger rows that the model's steps count in; none when negative.
-
-    A plain object, so that its variable is no weight of the model.
-    """
-
-    def __init__(self, optimizer):
-        self.optimizer = optimizer
-        levels = len(optimizer.noise_style.noise_multipliers)
-        none = np.full(levels, -1, np.int32)
-        self.rows = keras.Variable(none, dtype="int32", trainable=False)
-        self.sampling = None
-        self.is_open = False
 
 
 class PrivateTraining:
@@ -115,12 +100,12 @@ class PrivateTraining:
             weighted_metrics=weighted_metrics,
             run_eagerly=run_eagerly,
             steps_per_execution=steps_per_execution,
-            jit_compile=False,
+            jit_compile=jit_compile if trainer.COMPILES_WHOLE_STEP else False,
             auto_scale_loss=False,
         )
         self._jit_compile_pieces = jit_compile
         self._augmentation = augment
-        self._private_phase = _Phase(optimizer)
+        self._private_phase = private_step.Phase(optimizer)
         self._carry_over(previous)
 
     def _carry_over(self, previous):
@@ -284,9 +269,12 @@ class PrivateTraining:
         fit_data.check_rows(self, source)
         fit_data.warn_of_raw_monitors(callbacks)
         fit_data.show_data(callbacks, source)
-        with self._fit_phase(source):
+        x, padded, class_weight = padding.pad_batches(
+            source.x, self.optimizer, class_weight
+        )
+        with self._fit_phase(source, padded):
             return super().fit(
-                x=source.x,
+                x=x,
                 y=source.y,
                 sample_weight=source.sample_weight,
                 batch_size=source.batch_size,
@@ -339,58 +327,31 @@ class PrivateTraining:
                 return_dict=return_dict,
             )
 
-    def train_step(self, data):
-        """Takes one private step; called by `fit` and `train_on_batch`."""
-        if not self._private_phase.is_open:
-            raise RuntimeError(
-                "model.train_step must be called by fit() or train_on_batch(), "
-                "which count what it releases. Received: a direct call. In a "
-                "custom loop use tf_privacy.clipped_gradients and "
-                "optimizer.apply."
-            )
-        data = keras.utils.unpack_x_y_sample_weight(data)
-        clipped, logs = logical_batch.clip_batch(
-            self,
-            data,
-            augment=self.augmentation,
-            jit_compile=getattr(self, "_jit_compile_pieces", False),
-            log=self._log,
-        )
-        self.optimizer.apply_in_rows(
-            clipped,
-            self._private_phase.rows.value,
-            regularization.regularizer_gradients(self),
-        )
-        return {**logs, **self.optimizer.clip_logs()}
+    def train_step(self, *batch):
+        """Takes one private step; called by `fit` and `train_on_batch`.
 
-    def _log(self, x, y, y_pred, sample_weight):
-        """Updates the training metrics, which are raw, and returns them."""
-        num_rows = ops.shape(keras.tree.flatten(x)[0])[0]
-
-        def track():
-            loss = keras_internals.compute_logged_loss(
-                self, x, y, y_pred, sample_weight
-            )
-            self._loss_tracker.update_state(loss, sample_weight=num_rows)
-            return num_rows
-
-        # The mean over no examples is NaN and would stay in the average.
-        ops.cond(num_rows > 0, track, lambda: num_rows)
-        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        Args:
+            *batch: What Keras hands over.
+        """
+        step = private_step.Step(self, self._private_phase)
+        return trainer.run_step(self, step, *batch)
 
     def make_train_function(self, force=False):
         """Builds the step function, which raises once a step is refused."""
         if self.train_function is not None and not force:
             return self.train_function
-        super().make_train_function(force=True)
-        step = self.train_function
+        step = trainer.make_train_function(
+            self,
+            private_step.Step(self, self._private_phase),
+            super().make_train_function,
+        )
 
-        def guarded_step(iterator):
+        def guarded_step(*batches):
             steps = self.optimizer.ledger
             if not steps.has_limits:
-                return step(iterator)
+                return step(*batches)
             before = steps.num_taken()
-            logs = step(iterator)
+            logs = step(*batches)
             if steps.num_refused():
                 if steps.num_taken() == before:
                     self.optimizer.check_budget()
@@ -449,7 +410,7 @@ class PrivateTraining:
                 "tf_privacy.DPSGD or another of them."
             )
         if not hasattr(self, "_private_phase"):  # Compiled, then privatized.
-            self._private_phase = _Phase(optimizer)
+            self._private_phase = private_step.Phase(optimizer)
         if self._private_phase.optimizer is not optimizer:
             raise TypeError(
                 "model.optimizer must be the one that the model was compiled "
@@ -459,13 +420,15 @@ class PrivateTraining:
             )
 
     @contextlib.contextmanager
-    def _fit_phase(self, source):
+    def _fit_phase(self, source, padded):
         with fit_order.own_release(self.optimizer):
-            with self._phase(source.sampling, source.expected_batch_size):
+            with self._phase(
+                source.sampling, source.expected_batch_size, padded
+            ):
                 yield
 
     @contextlib.contextmanager
-    def _phase(self, sampling, expected_batch_size):
+    def _phase(self, sampling, expected_batch_size, padded=None):
         """Counts the steps made within as of one kind."""
         phase, optimizer = self._private_phase, self.optimizer
         if expected_batch_size is not None:
@@ -477,8 +440,8 @@ class PrivateTraining:
                 "the noised sum is divided by, and must not follow the batch."
             )
         outer_rows = np.array(ops.convert_to_numpy(phase.rows.value))
-        outer = phase.sampling, outer_rows, phase.is_open
-        phase.sampling, phase.is_open = sampling, True
+        outer = phase.sampling, phase.padding, outer_rows, phase.is_open
+        phase.sampling, phase.padding, phase.is_open = sampling, padded, True
         optimizer.ledger.take_refused()
         steps = self.further_steps()
         steps.limit()
@@ -489,7 +452,7 @@ class PrivateTraining:
             # Where a checkpoint restored a budget behind the optimizer's back.
             optimizer.check_budget()
         finally:
-            phase.sampling, rows, phase.is_open = outer
+            phase.sampling, phase.padding, rows, phase.is_open = outer
             phase.rows.assign(rows)
             if phase.is_open and optimizer.budget is not None:
                 self.further_steps().limit()
