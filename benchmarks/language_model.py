@@ -8,7 +8,7 @@ width 768 over 50257 tokens are the smallest GPT-2, 124 million parameters.
 
 import dataclasses
 import functools
-import importlib.util
+import importlib
 
 import keras
 import numpy as np
@@ -44,8 +44,12 @@ class Size:
 
 
 def has_keras_hub() -> bool:
-    """Returns whether KerasHub is installed."""
-    return importlib.util.find_spec("keras_hub") is not None
+    """Returns whether KerasHub is installed, with all that it needs."""
+    try:
+        importlib.import_module("keras_hub")
+    except ImportError:
+        return False
+    return True
 
 
 def make_model(

@@ -107,20 +107,24 @@ def _print_start(kind, start):
 
 def _print_table(workers):
     print(
-        f"{'kind':<14} {'s a step':>9} {'ratio':>6} {'held':>7} {'peak':>7} "
+        f"{'kind':<14} {'s a step':>9} {'ratio':>6} {'cpu s':>7} "
+        f"{'ratio':>6} {'held':>7} {'peak':>7} "
         f"{'copies':>7} {'first peak':>10} {'libraries':>9} {'loss':>7} "
         f"{'steps':>5} {'epsilon':>8}"
     )
     floor = None
     for kind, worker in workers.items():
-        end, seconds = worker.finish(), statistics.median(worker.seconds)
-        floor = floor or seconds
+        end = worker.finish()
+        wall = statistics.median(s.wall for s in worker.seconds)
+        cpu = statistics.median(s.cpu for s in worker.seconds)
+        floor = floor or (wall, cpu)
         copy = 4 * worker.start.trained
         held, peak, first = (
             n - end.libraries for n in (end.held, end.peak, end.first_peak)
         )
         print(
-            f"{kind:<14} {seconds:>9.2f} {seconds / floor:>6.2f} "
+            f"{kind:<14} {wall:>9.2f} {wall / floor[0]:>6.2f} {cpu:>7.2f} "
+            f"{cpu / floor[1]:>6.2f} "
             f"{held / _MIB:>7.0f} {peak / _MIB:>7.0f} {peak / copy:>7.1f} "
             f"{first / _MIB:>10.0f} {end.libraries / _MIB:>9.0f} "
             f"{end.loss:>7.3f} {end.num_steps:>5} {end.epsilon:>8.2f}"

@@ -11,6 +11,7 @@ import numpy as np
 import tf_privacy
 from benchmarks import language_model
 from benchmarks import resident
+from tf_privacy.clipping import call_plan
 from tf_privacy.clipping import costs
 from tf_privacy.clipping import engine
 from tf_privacy.clipping import microbatches
@@ -71,6 +72,19 @@ class Start:
     piece_rows: int
     row_bytes: int
     first_seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seconds:
+    """How long a step took.
+
+    Attributes:
+        wall: Seconds that passed.
+        cpu: Seconds of all cores; what a shared machine leaves as it is.
+    """
+
+    wall: float
+    cpu: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,7 +164,7 @@ def describe(model, case: Case, *, first_seconds: float) -> Start:
 
 
 def _find_pieces(model, case):
-    x, _ = _make_batch(np.random.default_rng(0), case, 1)
+    x, _ = make_batch(np.random.default_rng(0), case, 1)
     plan = plan_check.confirmed_plan(model, x)
     if plan.loop_reason:
         return f"single examples: {plan.loop_reason}", 1, 0
@@ -168,15 +182,45 @@ def _find_pieces(model, case):
     return path, min(rows or case.batch_size, case.batch_size), row_bytes
 
 
-def _make_batch(rng, case, num_rows):
+def make_batch(rng, case: Case, num_rows: int):
+    """Returns rows of made-up text as tensors, `(x, y)`.
+
+    Args:
+        rng: A NumPy generator.
+        case: What is trained on them.
+        num_rows: Rows.
+    """
     batch = language_model.make_batch(rng, case.size, num_rows)
     return keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
+
+
+def count_row_work(model, case: Case) -> float:
+    """Returns the multiplications that one row of a private step takes.
+
+    Forward and backward pass multiply each token with each weight once; the
+    norms take what the library's own plan says; and the clipped sum multiplies
+    each token with each trained weight, unless the norms made the gradients.
+
+    Args:
+        model: From `make_model`.
+        case: The same.
+    """
+    x, _ = make_batch(np.random.default_rng(0), case, 1)
+    cost = costs.estimate_cost(model, x, call_plan.plan_calls(model, x))
+    work = 2.0 * case.size.sequence * model.count_params()
+    for call in cost.calls:
+        for variable, term in call.terms:
+            tokens = 1 if "instantiated" in term.form else case.size.sequence
+            if term.form == "rows":
+                tokens = 0
+            work += term.multiplications + tokens * math.prod(variable.shape)
+    return work
 
 
 def serve(connection, case: Case) -> None:
     """Trains until it is told to stop.
 
-    Sends a Start; then, whenever it receives "step", the seconds of a step;
+    Sends a Start; then, whenever it receives "step", the Seconds of a step;
     and, when it receives anything else, an End.
 
     Args:
@@ -189,17 +233,20 @@ def serve(connection, case: Case) -> None:
     start = time.perf_counter()
     # Traced for one number of rows, and then for any.
     for num_rows in (2, 3):
-        model.train_on_batch(*_make_batch(rng, case, num_rows))
+        model.train_on_batch(*make_batch(rng, case, num_rows))
     seconds = time.perf_counter() - start
     connection.send(describe(model, case, first_seconds=seconds))
     first_peak = resident.read_peak()
     held = resident.reset_peak()
     num_steps, loss = 2, float("nan")
     while connection.recv() == "step":
-        batch = _make_batch(rng, case, case.batch_size)
-        start = time.perf_counter()
+        batch = make_batch(rng, case, case.batch_size)
+        start = time.perf_counter(), time.process_time()
         loss = model.train_on_batch(*batch)
-        connection.send(time.perf_counter() - start)
+        stop = time.perf_counter(), time.process_time()
+        connection.send(
+            Seconds(wall=stop[0] - start[0], cpu=stop[1] - start[1])
+        )
         num_steps += 1
     epsilon = float("nan")
     if case.is_private:

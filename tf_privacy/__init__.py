@@ -79,6 +79,7 @@ _MODULES = {
         "fold_batch_normalization",
         "replace_batch_normalization",
     ),
+    "training.custom_loops": ("compile_step",),
     "training.cyclic_dataset": ("CyclicDataset",),
     "training.models": (
         "DPModel",

@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from tf_privacy.audit import critical_samples
-from tf_privacy.audit.backend import tensorflow as backend
+from tf_privacy.audit.backend import input_gradients
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "audit.json"
 NAN = float("nan")
@@ -289,9 +289,13 @@ def test_random_labels_leave_more_critical_samples_than_real_ones():
         use = {"model": model, "outputs": "probabilities"}
         result = critical_samples.search_critical_samples(
             x[128:],
-            predict=lambda x, use=use: backend.compute_class_scores(x=x, **use),
-            input_gradient=lambda x, c, use=use: backend.compute_input_gradient(
-                x=x, class_indices=c, **use
+            predict=lambda x, use=use: input_gradients.compute_class_scores(
+                x=x, **use
+            ),
+            input_gradient=lambda x, c, use=use: (
+                input_gradients.compute_input_gradient(
+                    x=x, class_indices=c, **use
+                )
             ),
             radius=0.1,
             rng=np.random.default_rng(7),

@@ -33,7 +33,7 @@ def in_pieces(model, size, *, compiled=False, observe=None, **changes):
             settings(**changes),
             units_per_piece=size,
             compiled=compiled,
-            observe=observe or (lambda step, piece: None),
+            observe=observe or (lambda step, piece, counted: None),
         ).gradients
 
     return run
@@ -111,7 +111,9 @@ def test_pieces_are_consecutive_units_and_all_rows_are_observed():
             model,
             3,
             compiled=compiled,
-            observe=lambda step, piece, seen=seen: seen.append((step, piece)),
+            observe=lambda step, piece, counted, seen=seen: seen.append(
+                (step, piece)
+            ),
         )(x, y)
         assert [len(piece[0]) for _, piece in seen] == [3, 3, 2]
         for part, whole in ((0, x), (1, y)):
@@ -194,8 +196,8 @@ def test_dropout_differs_from_piece_to_piece():
     model.compile("sgd", loss="mse")
     seen = []
     x, y = np.ones((8, 50), "float32"), np.ones((8, 1), "float32")
-    in_pieces(model, 2, observe=lambda step, piece: seen.append(step.y_pred))(
-        x, y
-    )
+    in_pieces(
+        model, 2, observe=lambda step, piece, counted: seen.append(step.y_pred)
+    )(x, y)
     rows = np.concatenate(seen)
     assert len(np.unique(rows)) == len(rows)

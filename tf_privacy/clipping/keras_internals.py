@@ -330,21 +330,21 @@ def state_groups(model):
     )
 
 
-def keep_state(model, state) -> None:
-    """Makes the state after a step what Keras on JAX takes back.
+def put_state(model, state) -> None:
+    """Puts into a model's variables what a step of its `fit` goes on with.
+
+    Keras on JAX leaves them empty from the first step of an epoch to the end
+    of the epoch. Here they are right between steps, for whatever looks.
 
     Args:
         model: A `keras.Model` in training.
         state: Values of the groups of `state_groups`.
     """
-    names = (
-        "trainable_variables",
-        "non_trainable_variables",
-        "optimizer_variables",
-        "metrics_variables",
-    )
-    model._jax_state = dict(zip(names, state, strict=True))
-    model._jax_state_synced = False
+    for group, values in zip(state_groups(model)(), state, strict=True):
+        for variable, value in zip(group, values, strict=True):
+            variable._value = value
+    # Keras takes the next step's state from the variables again.
+    model._jax_state_synced = True
 
 
 def compute_logged_loss(model, x, y, y_pred, sample_weight):

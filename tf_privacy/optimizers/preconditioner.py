@@ -217,7 +217,7 @@ class Preconditioner:
             for moment in moments:
                 value = _mean_to(square, tuple(moment.shape))
                 # A square that overflows would stay in the average for good.
-                value = ops.where(ops.isfinite(value), value, moment)
+                value = ops.where(ops.isfinite(value), value, moment.value)
                 moment.assign(moment + (value - moment) * rest)
         self._seen.assign(self._seen + (1.0 - self._seen) * rest)
 

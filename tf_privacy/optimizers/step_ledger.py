@@ -196,13 +196,8 @@ class StepLedger:
     @property
     def state_variables(self) -> list[keras.Variable]:
         """What steps read and write besides the variables that are tracked."""
-        return [
-            self._runs,
-            self._counts,
-            self._has_budget,
-            self._limits,
-            self._refused,
-        ]
+        constants = (self._runs, self._has_budget, self._limits)
+        return [*constants, self._counts, self._refused]
 
     @staticmethod
     def table_shape() -> tuple[int, int]:
@@ -278,7 +273,7 @@ class StepLedger:
 
     def num_taken(self) -> int:
         """Returns how many steps this optimizer object made itself."""
-        counts = _read(self._counts)
+        (counts,) = _read(self._counts)
         return int(np.sum(counts[self._known_keys[:, 0] == self._run]))
 
     @property
@@ -286,7 +281,7 @@ class StepLedger:
         """(target_epsilon, target_delta) in force, or None."""
         if self._known_budget is not None:
             return self._known_budget
-        words = _read(self._tracked_budget)
+        (words,) = _read(self._tracked_budget)
         epsilon, delta = map(float, float_words.from_words(words))
         return (epsilon, delta) if delta > 0.0 else None
 
@@ -299,12 +294,12 @@ class StepLedger:
         """
         self._set_own_budget(budget)
         words = float_words.to_words(budget or (0.0, 0.0))
-        _assign(self._tracked_budget, words)
+        _assign((self._tracked_budget, words))
         self._set_limits(np.full(_CAPACITY, 0 if budget else NO_LIMIT))
 
     def _set_own_budget(self, budget) -> None:
         self._known_budget = budget and tuple(map(float, budget))
-        _assign(self._has_budget, int(budget is not None))
+        _assign((self._has_budget, int(budget is not None)))
 
     def set_limit(self, row: int, num_more_steps: int) -> None:
         """Lets one row go on for so many more steps, and no other row.
@@ -321,10 +316,13 @@ class StepLedger:
         Args:
             num_more_steps: For rows from `row_of`, steps from now; >= 0.
         """
-        table = self.to_numpy()
-        self._write(table)
-        # The limit was worked out for the budget in force, restored or not.
-        self._set_own_budget(self.budget)
+        # The limit was worked out for what there is, restored or not.
+        own, restored = self._read_tables()
+        table = step_tables.union(own, restored)
+        if not np.array_equal(own, restored):
+            self._write(table)
+        if self._known_budget is None:
+            self._set_own_budget(self.budget)
         limits = np.zeros(_CAPACITY, np.int64)
         for row, steps in num_more_steps.items():
             limits[row] = min(int(table[row, _COUNT]) + steps, NO_LIMIT)
@@ -332,7 +330,7 @@ class StepLedger:
 
     def _set_limits(self, limits) -> None:
         self._known_limits = limits
-        _assign(self._limits, limits)
+        _assign((self._limits, limits))
 
     @property
     def has_limits(self) -> bool:
@@ -359,18 +357,27 @@ class StepLedger:
 
     def to_numpy(self) -> np.ndarray:
         """Returns a copy of the table."""
-        own = np.column_stack([self._known_keys, _read(self._counts)])
-        keys = float_words.from_words(_read(self._tracked_keys))
-        restored = np.column_stack([keys, _read(self._tracked_counts)])
-        return step_tables.union(own, restored)
+        return step_tables.union(*self._read_tables())
+
+    def _read_tables(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the own table, and the one that may have been restored."""
+        own_counts, words, counts = _read(
+            self._counts, self._tracked_keys, self._tracked_counts
+        )
+        own = np.column_stack([self._known_keys, own_counts])
+        keys = float_words.from_words(words)
+        return own, np.column_stack([keys, counts])
 
     def _write(self, table) -> None:
         self._known_keys = np.array(table[:, _KEY])
         words = float_words.to_words(self._known_keys)
-        _assign(self._runs, words[:, _RUN])
-        _assign(self._tracked_keys, words)
-        for counts in (self._counts, self._tracked_counts):
-            _assign(counts, table[:, _COUNT])
+        counts = table[:, _COUNT]
+        _assign(
+            (self._runs, words[:, _RUN]),
+            (self._tracked_keys, words),
+            (self._counts, counts),
+            (self._tracked_counts, counts),
+        )
 
     def merge(self, other: np.ndarray) -> None:
         """Takes in a saved table; no step that ran is forgotten.
@@ -427,11 +434,12 @@ def _untracked(value):
     return keras.Variable(value, dtype="int32", trainable=False)
 
 
-def _read(variable) -> np.ndarray:
+def _read(*variables) -> list[np.ndarray]:
     with execution.outside_of_graph():
-        return ops.convert_to_numpy(variable.value)
+        return [ops.convert_to_numpy(v.value) for v in variables]
 
 
-def _assign(variable, value) -> None:
+def _assign(*pairs) -> None:
     with execution.outside_of_graph():
-        variable.assign(np.asarray(value, np.int32))
+        for variable, value in pairs:
+            variable.assign(np.asarray(value, np.int32))

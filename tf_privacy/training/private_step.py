@@ -121,9 +121,15 @@ class Step:
         if counted is not None:
             num_rows = ops.sum(ops.cast(counted, "int32"))
             with keras_internals.counting_rows(model, y_pred, counted):
-                return self._track(x, y, y_pred, sample_weight, num_rows)
+                self._track(x, y, y_pred, sample_weight, num_rows)
+                if sample_weight is None:
+                    sample_weight = ops.cast(counted, "float32")
+                return model.compute_metrics(
+                    x, y, y_pred, sample_weight=sample_weight
+                )
         num_rows = ops.shape(keras.tree.flatten(x)[0])[0]
-        return self._track(x, y, y_pred, sample_weight, num_rows)
+        self._track(x, y, y_pred, sample_weight, num_rows)
+        return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def _track(self, x, y, y_pred, sample_weight, num_rows):
         model = self._model
@@ -137,4 +143,3 @@ class Step:
 
         # The mean over no examples is NaN and would stay in the average.
         execution.cond(num_rows > 0, track, lambda: num_rows)
-        return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)

@@ -48,7 +48,7 @@ def make_x(num_rows):
 def compute_logits(model, x):
     """Returns what the last dense layer gives, by NumPy."""
     kernels = [w for w in model.get_weights() if w.dtype == np.float64]
-    hidden = np.tanh(x.reshape(len(x), -1) @ kernels[0] + kernels[1])
+    hidden = np.tanh(x.reshape(len(x), 6) @ kernels[0] + kernels[1])
     return hidden @ kernels[2] + kernels[3]
 
 
@@ -123,7 +123,7 @@ def test_one_output_is_the_second_of_two_classes(activation, last, outputs):
 
 def test_gradient_does_not_vanish_where_the_softmax_rounds_to_one():
     model = make_model(activation="softmax", scale=200.0)
-    x = make_x(50)
+    x = make_x(100)
     probabilities = model.predict(x, verbose=0)
     is_certain = probabilities.max(axis=1) == 1.0
     assert is_certain.sum() > 10
@@ -134,7 +134,7 @@ def test_gradient_does_not_vanish_where_the_softmax_rounds_to_one():
     # The tanh saturates too; what is left of the slope must come through.
     logits = compute_logits(model, x)
     top, second = np.argsort(logits, axis=1)[:, :-3:-1].T
-    rows = np.arange(50)
+    rows = np.arange(100)
 
     def compute_margin(x):
         logits = compute_logits(model, x)
@@ -245,7 +245,8 @@ def test_loss_gradient_is_checked(change, error, message):
 
 
 def test_weights_are_read_anew_and_nothing_keeps_the_model():
-    model, x = make_model(activation="softmax"), make_x(2)
+    x = make_x(2)
+    model = make_model(activation="softmax")
     use = {"class_indices": [0, 1], "outputs": "probabilities"}
     before = backend.compute_input_gradient(model, x, **use)
     model.set_weights([2 * w for w in model.get_weights()])
@@ -254,7 +255,10 @@ def test_weights_are_read_anew_and_nothing_keeps_the_model():
     np.testing.assert_allclose(
         after,
         differentiate(
-            lambda x: compute_log_odds(compute_logits(model, x), [0, 1]), x
+            lambda x, model=model: compute_log_odds(
+                compute_logits(model, x), [0, 1]
+            ),
+            x,
         ),
         rtol=1e-6,
         atol=1e-8,

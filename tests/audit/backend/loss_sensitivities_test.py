@@ -22,7 +22,8 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(
 )
 
 
-IN_TENSORFLOW = keras.backend.backend() == "tensorflow"
+BACKEND = keras.backend.backend()
+IN_TENSORFLOW = BACKEND == "tensorflow"
 to_numpy = keras.ops.convert_to_numpy
 
 
@@ -118,7 +119,9 @@ class Trainer:
         self.model = model
         self.start = [to_numpy(v) for v in model.variables]
         self.first = list(model.variables)
-        model.compile(keras.optimizers.SGD(RATE), LOSS, jit_compile=False)
+        model.compile(
+            keras.optimizers.SGD(RATE), LOSS, jit_compile=BACKEND == "jax"
+        )
 
     def reset(self):
         for variable, value in zip(self.first, self.start, strict=True):

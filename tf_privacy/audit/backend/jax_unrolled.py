@@ -70,7 +70,7 @@ def _follow_stops(program):
         return program.replace(
             eqns=[_follow_stop(equation) for equation in program.eqns]
         )
-    if isinstance(program, tuple | list):
+    if type(program) in (tuple, list):
         return type(program)(_follow_stops(part) for part in program)
     return program
 

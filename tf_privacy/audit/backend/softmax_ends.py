@@ -6,7 +6,6 @@ the model's last layer. Whether what was found is the model is tried out, so
 that a model with a `call` of its own is taken as it is.
 """
 
-import copy
 import weakref
 from collections.abc import Callable
 
@@ -146,7 +145,8 @@ def _split_operation(operation):
         return None, None
     if activation is None:
         return name, lambda values: values
-    # Has the weights of the layer, which itself is left as it is.
-    linear = copy.copy(operation)
-    vars(linear)["activation"] = keras.activations.linear
+    # The layer's own variables in another object: the layer is left as it is,
+    # and Keras's copy would have weights of its own.
+    linear = object.__new__(type(operation))
+    vars(linear).update(vars(operation), activation=keras.activations.linear)
     return name, linear

@@ -49,24 +49,24 @@ def make_train_function(model, private_step, make_for_keras):
 
     prepared = set()
 
-    def prepare(state, data):
-        """Runs on values what must not wait for a trace, once a shape."""
+    def prepare(data):
+        """Checks on values what must not wait for a trace, once a shape."""
         key = str(jax.tree.map(jax.typeof, data)), private_step.phase.padding
         if key not in prepared:
-            with keras_internals.InnerScope(_pair(groups(), state)):
-                private_step.prepare(data)
+            private_step.prepare(data)
             prepared.add(key)
 
     def take_step(state, data):
-        prepare(state, data)
+        keras_internals.put_state(model, state)
+        prepare(data)
         secret = private_step.secret_variables()
         values = [v.value for v in secret]
         logs, state, changed = step(
             state, values, data, padding=private_step.phase.padding
         )
-        _assign(secret, changed)
         # Before anything can raise: the state before was given up.
-        keras_internals.keep_state(model, state)
+        keras_internals.put_state(model, state)
+        _assign(secret, changed)
         return logs, state
 
     def take_steps(state, iterator):
@@ -130,15 +130,6 @@ def run_step(model, private_step, state, data):
         "custom loop use tf_privacy.clipped_gradients and optimizer.apply, "
         "compiled by tf_privacy.compile_step."
     )
-
-
-def bring_up_to_date(model) -> None:
-    """Puts into the variables what the last step of a running fit left.
-
-    Args:
-        model: A model.
-    """
-    model.jax_state_sync()
 
 
 def compile_step(function, find_variables):

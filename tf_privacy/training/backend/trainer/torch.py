@@ -30,15 +30,6 @@ def run_step(model, private_step, data):
     return private_step.take(data)
 
 
-def bring_up_to_date(model) -> None:
-    """Does nothing: variables hold what the last step left.
-
-    Args:
-        model: A model.
-    """
-    del model
-
-
 def compile_step(function, find_variables):
     """Returns the function: PyTorch runs it as it stands.
 

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predicts the cost of a private step from its batch, model and replicas.
+
+Private steps of small language models are measured on this machine; the
+constants of `benchmarks.scaling_model` are fitted to all but the batches that
+are held out, and these are predicted. Then the same constants say what a step
+of a large model costs on many replicas, at several bandwidths: on paper, with
+shards of the mean size, and simulated, with a Poisson batch that is dealt out
+evenly and with one of which each replica draws its own part.
+
+    python -m benchmarks.scaling
+    python -m benchmarks.scaling --speed=100 --bandwidths=12.5,100
+"""
+
+import itertools
+
+import numpy as np
+from absl import app
+from absl import flags
+
+from benchmarks import language_model
+from benchmarks import large_model_process
+from benchmarks import scaling_model
+from benchmarks import timing
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("sizes", "2x64,2x128,4x128,2x256", "Layers x width.")
+flags.DEFINE_list("batches", "2,8,16,32", "Rows of a batch.")
+flags.DEFINE_list("held_out", "8", "Batches that are predicted only.")
+flags.DEFINE_integer("vocabulary", 2000, "Of the measured models.")
+flags.DEFINE_integer("sequence", 32, "Tokens of a row of these.")
+flags.DEFINE_integer("rounds", 5, "Interleaved rounds; the median counts.")
+flags.DEFINE_float("seconds", 0.3, "How long each step is repeated a round.")
+flags.DEFINE_enum("optimizer", "adam", ["sgd", "adam"], "Which optimizer.")
+flags.DEFINE_string("large", "12x768", "Layers x width on many replicas.")
+flags.DEFINE_integer("large_vocabulary", 50257, "Different tokens.")
+flags.DEFINE_integer("large_sequence", 128, "Tokens of a row.")
+flags.DEFINE_float("large_batch", 1024.0, "Mean rows of a batch.")
+flags.DEFINE_list("bandwidths", "1.25,12.5,100", "GB/s of a link.")
+flags.DEFINE_float("latency", 2e-5, "Seconds of a hop.")
+flags.DEFINE_float("speed", 1.0, "Of a replica, over this machine.")
+flags.DEFINE_integer("simulated_steps", 2000, "For each row of the table.")
+flags.DEFINE_string("plot", None, "A file to draw the prediction into.")
+
+_REPLICAS = (1, 2, 4, 8, 16, 32, 64)
+
+
+def make_case(size: str, *, batch_size: int, vocabulary: int, sequence: int):
+    """Returns the private training of one model.
+
+    Args:
+        size: "layers x width", such as "2x64".
+        batch_size: Rows of a batch; it is not split.
+        vocabulary: Different tokens.
+        sequence: Tokens of a row.
+
+    Returns:
+        A `large_model_process.Case`.
+    """
+    layers, width = map(int, size.split("x"))
+    return large_model_process.Case(
+        size=language_model.Size(
+            layers=layers, width=width, vocabulary=vocabulary, sequence=sequence
+        ),
+        is_private=True,
+        optimizer=FLAGS.optimizer,
+        batch_size=batch_size,
+        microbatch_size=batch_size,
+    )
+
+
+def _measure(size, batch_sizes):
+    """Returns a Point for each batch size; their steps take turns."""
+    case = make_case(
+        size,
+        batch_size=max(batch_sizes),
+        vocabulary=FLAGS.vocabulary,
+        sequence=FLAGS.sequence,
+    )
+    model = large_model_process.make_model(case)
+    rng = np.random.default_rng(0)
+    batches = [
+        large_model_process.make_batch(rng, case, n) for n in batch_sizes
+    ]
+    steps = [lambda b=batch: model.train_on_batch(*b) for batch in batches]
+    medians = timing.time_interleaved(
+        steps, rounds=FLAGS.rounds, seconds=FLAGS.seconds
+    )
+    row_work = large_model_process.count_row_work(model, case)
+    return [
+        scaling_model.Point(
+            num_rows=num_rows,
+            row_work=row_work,
+            parameters=model.count_params(),
+            seconds=seconds,
+        )
+        for num_rows, seconds in zip(batch_sizes, medians, strict=True)
+    ]
+
+
+def _print_points(points, cost):
+    print(
+        f"seconds = {cost.start:.2e} + {cost.work:.2e} * rows * work of a row "
+        f"+ {cost.update:.2e} * parameters"
+    )
+    print(
+        f"{'parameters':>10} {'rows':>5} {'work of a row':>13} {'measured':>9} "
+        f"{'predicted':>9} {'ratio':>6}"
+    )
+    for point in points:
+        predicted = cost.predict(point)
+        mark = "held out" if str(point.num_rows) in FLAGS.held_out else ""
+        print(
+            f"{point.parameters:>10,} {point.num_rows:>5} "
+            f"{point.row_work:>13.2e} {point.seconds * 1e3:>6.1f} ms "
+            f"{predicted * 1e3:>6.1f} ms {predicted / point.seconds:>6.2f} "
+            f"{mark}"
+        )
+
+
+def _predict(cost, row_work, parameters):
+    """Prints the table of replicas, and returns its rows."""
+    print(
+        f"\n{FLAGS.large}: {parameters:,} parameters, batch "
+        f"{FLAGS.large_batch:g}, {FLAGS.speed:g} times this machine\n"
+        f"{'GB/s':>6} {'replicas':>8} {'paper s':>9} {'even s':>9} "
+        f"{'coin s':>9} {'speedup':>8} {'ring':>6}"
+    )
+    rows = []
+    for bandwidth, count in itertools.product(FLAGS.bandwidths, _REPLICAS):
+        link = {
+            "row_work": row_work,
+            "parameters": parameters,
+            "bandwidth": 1e9 * float(bandwidth),
+            "latency": FLAGS.latency,
+        }
+        mean = np.full((1, count), FLAGS.large_batch / count)
+        paper = scaling_model.simulate_steps(cost, mean, **link)[0]
+        simulated = [
+            np.mean(
+                scaling_model.simulate_steps(
+                    cost,
+                    scaling_model.draw_shards(
+                        np.random.default_rng(0),
+                        batch_size=FLAGS.large_batch,
+                        num_replicas=count,
+                        split=split,
+                        num_steps=FLAGS.simulated_steps,
+                    ),
+                    **link,
+                )
+            )
+            for split in ("even", "coin")
+        ]
+        ring = np.max(
+            scaling_model.compute_ring_seconds(
+                np.zeros(count),
+                parameters=parameters,
+                bandwidth=link["bandwidth"],
+                latency=FLAGS.latency,
+            )
+        )
+        rows.append((float(bandwidth), count, paper, *simulated))
+        first = next(r for r in rows if r[0] == float(bandwidth))
+        print(
+            f"{bandwidth:>6} {count:>8} {paper:>9.3f} {simulated[0]:>9.3f} "
+            f"{simulated[1]:>9.3f} {first[4] / simulated[1]:>8.1f} "
+            f"{ring / paper:>6.0%}"
+        )
+    return rows
+
+
+def _plot(rows):
+    from matplotlib import pyplot
+
+    for bandwidth in FLAGS.bandwidths:
+        mine = [row for row in rows if row[0] == float(bandwidth)]
+        counts = [row[1] for row in mine]
+        pyplot.loglog(counts, [row[3] for row in mine], label=bandwidth)
+    pyplot.xlabel("replicas")
+    pyplot.ylabel("seconds a step, evenly dealt out")
+    pyplot.legend(title="GB/s")
+    pyplot.savefig(FLAGS.plot)
+
+
+def main(argv):
+    """Prints what was measured and predicted, then what is to be expected."""
+    del argv
+    batch_sizes = [int(n) for n in FLAGS.batches]
+    points = [p for size in FLAGS.sizes for p in _measure(size, batch_sizes)]
+    cost = scaling_model.fit_cost(
+        [p for p in points if str(p.num_rows) not in FLAGS.held_out]
+    )
+    _print_points(points, cost)
+    case = make_case(
+        FLAGS.large,
+        batch_size=1,
+        vocabulary=FLAGS.large_vocabulary,
+        sequence=FLAGS.large_sequence,
+    )
+    model = large_model_process.make_model(case)
+    rows = _predict(
+        cost.divided_by(FLAGS.speed),
+        large_model_process.count_row_work(model, case),
+        model.count_params(),
+    )
+    if FLAGS.plot:
+        _plot(rows)
+
+
+if __name__ == "__main__":
+    app.run(main)
