@@ -287,9 +287,10 @@ def test_dropout_differs_between_rows_and_between_steps():
 
 def test_users_and_augmented_views_are_units():
     optimizer = make_optimizer(
-        noise_multiplier=TINY, examples_per_unit=2, expected_batch_size=1.0
+        noise_multiplier=TINY, examples_per_unit=2, expected_batch_size=1
     )
     model = make_model(optimizer=optimizer)
+    model.set_weights([np.zeros((4, 3)), np.zeros(3)])
     x = np.repeat(X[:1], 2, axis=0) * 100.0
     before = flat_weights(model)
     model.train_on_batch(x, np.repeat(LABELS[:1], 2))

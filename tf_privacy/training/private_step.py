@@ -9,7 +9,6 @@ from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import regularization
 from tf_privacy.clipping.backend.execution import execution
 from tf_privacy.training import logical_batch
-from tf_privacy.training import padding
 
 
 class Phase:
