@@ -13,6 +13,7 @@ import keras
 from keras.src import backend as keras_backend
 from keras.src.backend.common import global_state
 from keras.src.layers.rnn import conv_lstm
+from keras.src.losses import loss as loss_module
 from keras.src.models import functional
 from keras.src.models import model as model_module
 
@@ -260,9 +261,10 @@ def describe(original, config) -> dict:
 
 def compute_logged_loss(model, x, y, y_pred, sample_weight):
     """Returns the loss of the whole batch, as Keras's own step reports it."""
-    return model._compute_loss(
+    loss = model._compute_loss(
         x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
     )
+    return loss_module.unscale_loss_for_distribution(loss)
 
 
 def run_recurrence(step, inputs, initial_state, mask, layer):

@@ -271,6 +271,22 @@ class DiscreteGaussianNoise(noise_style.NoiseStyle):
         object.__setattr__(self, "grid_bits", grid_bits)
 
     def make_generator(self, variables, source):
-        """Returns a generator without state."""
+        """Returns a generator without state.
+
+        Args:
+            variables: Not used.
+            source: Says whether a seed fixes the noise.
+
+        Raises:
+            NotImplementedError: Where several processes train together: each
+                would ask its own system for random bits.
+        """
         del variables
+        if source.num_processes > 1:
+            raise NotImplementedError(
+                "noise_multiplier must not be DiscreteGaussianNoise where "
+                "several processes train together: each would draw noise of "
+                f"its own. Received: {source.num_processes} processes. Use a "
+                "number, or one process and a MirroredStrategy."
+            )
         return DiscreteGaussianGenerator(self.grid_bits, source)

@@ -14,6 +14,7 @@ from keras import ops
 
 from tf_privacy import _checks
 from tf_privacy.clipping import clipped_sum
+from tf_privacy.clipping.backend.replicas import replicas
 from tf_privacy.noise.backend import backend
 
 # Entries of a draw are some 1e-5 to 7 standard deviations; all must be normal
@@ -45,7 +46,8 @@ class NoiseSource:
 
     The 192 bits of key and counter come from the operating system, not from
     any global seed. A copy, an unpickled or a deserialised source draws a new
-    key: two sources never share noise.
+    key: two sources never share noise. Made in the scope of a strategy of
+    several processes, it is one source, which draws the same in all of them.
 
     Args:
         seed: None for real noise. An int fixes the noise for tests: whoever
@@ -56,7 +58,7 @@ class NoiseSource:
     def __init__(self, seed: int | None = None):
         self._seed = seed
         if seed is None:
-            words = _draw_words()
+            words = replicas.share_words(_draw_words())
         else:
             seed = _checks.check_integer("seed", seed)
             _warn_fixed(seed)
@@ -65,13 +67,22 @@ class NoiseSource:
                 int.from_bytes(digest[i : i + 8], "little")
                 for i in range(0, 24, 8)
             ]
-        self._generator = backend.CounterGenerator(words)
+        self._scope = replicas.current_scope()
+        self._num_processes = replicas.num_processes()
+        self._generator = replicas.outside_of_scope(
+            lambda: backend.CounterGenerator(words)
+        )
         self._process = os.getpid()
 
     @property
     def seed(self) -> int | None:
         """What fixes the noise; None for real noise."""
         return self._seed
+
+    @property
+    def num_processes(self) -> int:
+        """How many processes draw the same."""
+        return self._num_processes
 
     def __deepcopy__(self, memo):
         del memo
@@ -82,6 +93,19 @@ class NoiseSource:
 
     def __reduce__(self):
         return NoiseSource, (self._seed,)
+
+    def check_scope(self, name: str) -> None:
+        """Raises unless a step runs where this source was made.
+
+        Args:
+            name: Of what draws from it, for the message.
+
+        Raises:
+            ValueError: If a `tf.distribute` strategy is in force that was not
+                when it was made, or the reverse.
+            RuntimeError: If it is, but no replica runs.
+        """
+        replicas.check_scope(self._scope, name)
 
     def normal(self, shapes):
         """Returns independent standard normal values.
@@ -123,7 +147,7 @@ class NoiseSource:
             # Forked off. Its siblings would add the same noise, and the
             # difference of two of their models had none. Only here: what was
             # compiled before a fork waits for threads that are gone.
-            self._generator.restart(_draw_words())
+            self._generator.restart(replicas.share_words(_draw_words()))
             self._process = os.getpid()
 
 

@@ -80,6 +80,15 @@ class StepNoise:
         self._own_rows = None
         self._release = self._draw_release()
 
+    def check_scope(self) -> None:
+        """Raises unless a step runs where this was made.
+
+        Raises:
+            ValueError: If another `tf.distribute` strategy is in force.
+            RuntimeError: If it is that one, but no replica runs.
+        """
+        self._source.check_scope("optimizer")
+
     @property
     def has_moving_clip(self) -> bool:
         """Whether the clip is another one in every step."""
