@@ -16,6 +16,8 @@ from keras.src.layers.rnn import conv_lstm
 from keras.src.losses import loss as loss_module
 from keras.src.models import functional
 from keras.src.models import model as model_module
+from keras.src.trainers import data_adapters
+from keras.src.trainers.data_adapters import data_adapter
 
 _CALL_CONTEXT = "current_call_ctx"
 
@@ -240,6 +242,13 @@ def get_compiled_loss(model):
     return getattr(model, "_compile_loss", None)
 
 
+def get_strategy(model):
+    """Returns the `tf.distribute` strategy that a model was made under."""
+    return getattr(model, "_distribute_strategy", None)
+
+
+make_data_adapter = data_adapters.get_data_adapter
+DataAdapter = data_adapter.DataAdapter
 Functional = functional.Functional
 ConvLSTMCell = conv_lstm.ConvLSTMCell
 

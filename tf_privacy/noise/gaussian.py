@@ -95,15 +95,13 @@ class NoiseSource:
         return NoiseSource, (self._seed,)
 
     def check_scope(self, name: str) -> None:
-        """Raises unless a step runs where this source was made.
+        """Raises unless the strategy in force is that of this source's making.
 
         Args:
             name: Of what draws from it, for the message.
 
         Raises:
-            ValueError: If a `tf.distribute` strategy is in force that was not
-                when it was made, or the reverse.
-            RuntimeError: If it is, but no replica runs.
+            ValueError: If it is another one.
         """
         replicas.check_scope(self._scope, name)
 

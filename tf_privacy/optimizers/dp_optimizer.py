@@ -328,6 +328,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
             A bool tensor: false if the budget refused the step.
         """
         self._noise.check_scope()
+        replicas.check_running()
         units_check.check_clipped(clipped, self)
         if not self.built:
             step_check.check_may_build(self.name)

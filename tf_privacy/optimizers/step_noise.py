@@ -81,13 +81,17 @@ class StepNoise:
         self._release = self._draw_release()
 
     def check_scope(self) -> None:
-        """Raises unless a step runs where this was made.
+        """Raises if another `tf.distribute` strategy was in force before.
 
         Raises:
-            ValueError: If another `tf.distribute` strategy is in force.
-            RuntimeError: If it is that one, but no replica runs.
+            ValueError: If it was when this was made.
         """
         self._source.check_scope("optimizer")
+
+    @property
+    def num_processes(self) -> int:
+        """How many processes add the same noise."""
+        return self._source.num_processes
 
     @property
     def has_moving_clip(self) -> bool:

@@ -8,6 +8,7 @@ import keras
 from tf_privacy.clipping import engine
 from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import microbatches
+from tf_privacy.clipping.backend.replicas import replicas
 
 
 def clip_batch(model, data, *, augment, jit_compile, log):
@@ -60,7 +61,7 @@ def clip_batch(model, data, *, augment, jit_compile, log):
         data,
         settings,
         units_per_piece=units_per_piece
-        or math.ceil(optimizer.expected_batch_size),
+        or math.ceil(optimizer.expected_batch_size / replicas.num_replicas()),
         compiled=compiled,
         observe=observe,
     )

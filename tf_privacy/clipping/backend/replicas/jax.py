@@ -36,6 +36,10 @@ def check_scope(scope, name: str) -> None:
     """
 
 
+def check_running() -> None:
+    """Does nothing: there are no scopes."""
+
+
 def check_shares(data) -> None:
     """Does nothing: a step sees the whole batch.
 
@@ -54,7 +58,7 @@ def sum_over_replicas(tensors):
 
 
 def agree(predicate):
-    """Returns whether a predicate is true on every replica, of which there is one.
+    """Returns whether a predicate is true on the only replica.
 
     Args:
         predicate: A bool scalar.

@@ -40,7 +40,7 @@ def num_processes() -> int:
 
 
 def check_scope(scope, name: str) -> None:
-    """Raises unless a step runs on all replicas of the strategy of its making.
+    """Raises unless something was made in the scope that is in force.
 
     Args:
         scope: From `current_scope`, where the thing was made.
@@ -49,7 +49,6 @@ def check_scope(scope, name: str) -> None:
     Raises:
         NotImplementedError: If the strategy keeps no copies of variables.
         ValueError: If another strategy is in force, or none.
-        RuntimeError: If it is, but no replica runs.
     """
     received = current_scope()
     if scope is not received:
@@ -59,18 +58,25 @@ def check_scope(scope, name: str) -> None:
             f"{_name(scope)}. Make model and optimizer, and compile, within "
             "strategy.scope(), and take steps by fit or strategy.run."
         )
-    if scope is None:
-        return
-    if not isinstance(scope, _MIRRORED):
+    if scope is not None and not isinstance(scope, _MIRRORED):
         raise NotImplementedError(
             "strategy must be a MirroredStrategy or a "
             f"MultiWorkerMirroredStrategy. Received: {_name(scope)}. Use one "
             "of them."
         )
+
+
+def check_running() -> None:
+    """Raises if a strategy is in force, but no replica runs.
+
+    Raises:
+        RuntimeError: If so: what is to be summed over replicas is not there.
+    """
     if tf.distribute.in_cross_replica_context():
         raise RuntimeError(
-            f"{name} must be used by all replicas together. Received: a step "
-            "outside of strategy.run. Call strategy.run(step, args=...)."
+            "optimizer.apply must be called by all replicas together. "
+            "Received: a call in the scope of a strategy, but outside of "
+            "strategy.run. Call strategy.run(step, args=...)."
         )
 
 
@@ -171,17 +177,22 @@ def updating_all():
     )
 
 
+@contextlib.contextmanager
 def as_one_replica():
     """Returns a context in which no strategy is seen to be in force.
 
     Losses of Keras and TensorFlow divide by the number of replicas.
     """
-    graph = tf.compat.v1.get_default_graph()
     if current_scope() is None:
-        return contextlib.nullcontext()
-    return keras_internals.replaced_attribute(
-        graph, "_distribution_strategy_stack", []
-    )
+        yield
+        return
+    graph = tf.compat.v1.get_default_graph()
+    stack = graph._distribution_strategy_stack
+    graph._distribution_strategy_stack = []
+    try:
+        yield
+    finally:
+        graph._distribution_strategy_stack = stack
 
 
 def outside_of_scope(function):

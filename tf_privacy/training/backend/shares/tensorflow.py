@@ -68,6 +68,23 @@ def _take_share(batch, index, count: int, examples_per_unit: int):
     return keras.tree.map_structure(take, batch)
 
 
+def describe(batch, strategy):
+    """Returns the shapes of a share of whatever number of rows.
+
+    Args:
+        batch: From a distributed data set.
+        strategy: The strategy.
+    """
+
+    def describe_one(values):
+        tensor = strategy.experimental_local_results(values)[0]
+        if not hasattr(tensor, "shape"):
+            return tensor
+        return keras.KerasTensor((None, *tensor.shape[1:]), tensor.dtype.name)
+
+    return keras.tree.map_structure(describe_one, batch)
+
+
 class SharedData(keras_internals.DataAdapter):
     """What Keras's `fit` iterates over: data of any kind, in shares.
 
@@ -129,15 +146,3 @@ class SharedData(keras_internals.DataAdapter):
     def on_epoch_end(self):
         """Ends a pass."""
         self._adapter.on_epoch_end()
-
-
-def first_share(batch, strategy):
-    """Returns a batch as the first replica of this process sees it.
-
-    Args:
-        batch: From a distributed data set.
-        strategy: The strategy.
-    """
-    return keras.tree.map_structure(
-        lambda t: strategy.experimental_local_results(t)[0], batch
-    )
