@@ -24,9 +24,7 @@ class ReplicaTraining:
         """
         strategy = keras_internals.get_strategy(self)
         if strategy is not None and iterator is not None:
-            for _, _, batches in iterator:
-                data_batch = shares.describe(next(batches), strategy)
-                break
+            data_batch = shares.describe(iterator, strategy)
         super()._maybe_symbolic_build(data_batch=data_batch)
 
     def make_train_function(self, force=False):

@@ -68,21 +68,29 @@ def _take_share(batch, index, count: int, examples_per_unit: int):
     return keras.tree.map_structure(take, batch)
 
 
-def describe(batch, strategy):
+def describe(batches, strategy):
     """Returns the shapes of a share of whatever number of rows.
 
     Args:
-        batch: From a distributed data set.
+        batches: Keras's iterator over an epoch.
         strategy: The strategy.
     """
+    if isinstance(batches.data_adapter, SharedData):
+        # Nothing is drawn for it.
+        return keras.tree.map_structure(
+            _describe_one, batches.data_adapter.element_spec
+        )
+    _, _, iterator = next(iter(batches))
+    return keras.tree.map_structure(
+        lambda t: _describe_one(strategy.experimental_local_results(t)[0]),
+        next(iterator),
+    )
 
-    def describe_one(values):
-        tensor = strategy.experimental_local_results(values)[0]
-        if not hasattr(tensor, "shape"):
-            return tensor
-        return keras.KerasTensor((None, *tensor.shape[1:]), tensor.dtype.name)
 
-    return keras.tree.map_structure(describe_one, batch)
+def _describe_one(tensor):
+    if not isinstance(tensor, (tf.Tensor, tf.TensorSpec)):
+        return None
+    return keras.KerasTensor((None, *tensor.shape[1:]), tensor.dtype.name)
 
 
 class SharedData(keras_internals.DataAdapter):
@@ -98,6 +106,7 @@ class SharedData(keras_internals.DataAdapter):
         self._adapter = adapter
         self._strategy = strategy
         self._examples_per_unit = examples_per_unit
+        self.element_spec = None
 
     def get_tf_dataset(self):
         """Returns a distributed data set of a share for each replica."""
@@ -113,6 +122,7 @@ class SharedData(keras_internals.DataAdapter):
                 )
             )
 
+        self.element_spec = whole.element_spec
         split = whole.flat_map(shares).prefetch(count)
         # Each replica takes the next element in turn.
         return self._strategy.distribute_datasets_from_function(
