@@ -27,6 +27,11 @@ def num_processes() -> int:
     return jax.process_count()
 
 
+def process_index() -> int:
+    """Returns which of these processes this is; 0 is the chief."""
+    return jax.process_index()
+
+
 def check_scope(scope, name: str) -> None:
     """Does nothing: there are no scopes.
 

@@ -39,6 +39,13 @@ def num_processes() -> int:
     return max(1, len(cluster.as_dict().get("worker", ())) if cluster else 1)
 
 
+def process_index() -> int:
+    """Returns which of these processes this is; 0 is the chief."""
+    if num_processes() == 1:
+        return 0
+    return tf.distribute.get_strategy().cluster_resolver.task_id
+
+
 def check_scope(scope, name: str) -> None:
     """Raises unless something was made in the scope that is in force.
 

@@ -24,6 +24,11 @@ def num_processes() -> int:
     return 1
 
 
+def process_index() -> int:
+    """Returns 0: there is one process."""
+    return 0
+
+
 def check_scope(scope, name: str) -> None:
     """Raises if several processes train together.
 
