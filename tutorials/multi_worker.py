@@ -132,23 +132,23 @@ def train(strategy, data: datasets.ImageData) -> None:
             ),
             coins=tf_privacy.share_coins(),
         )
-        loop = tf_privacy.ResumableLoop(
-            str(pathlib.Path(_DIRECTORY.value) / "run"),
-            model=model,
-            optimizer=model.optimizer,
-            dataset=dataset,
-            every_steps=min(_EVERY_STEPS, max(1, _NUM_STEPS.value // 4)),
-            reserve_steps=4,
-        )
-        step = make_step(strategy, model, dataset.sampling)
-        first = None
-        for i in loop.steps(_NUM_STEPS.value):
-            first = i if first is None else first
-            if not is_chief and first == 0 and i == _LOSE_AT.value > 0:
-                os._exit(_LOST)  # As if the power had failed.
-            # A process with several GPUs has a replica on each.
-            x, y = tf_privacy.split_over_replicas(dataset[i])
-            step(x, y)
+    loop = tf_privacy.ResumableLoop(
+        str(pathlib.Path(_DIRECTORY.value) / "run"),
+        model=model,
+        optimizer=model.optimizer,
+        dataset=dataset,
+        every_steps=min(_EVERY_STEPS, max(1, _NUM_STEPS.value // 4)),
+        reserve_steps=4,
+    )
+    step = make_step(strategy, model, dataset.sampling)
+    first = None
+    for i in loop.steps(_NUM_STEPS.value):
+        first = i if first is None else first
+        if not is_chief and first == 0 and i == _LOSE_AT.value > 0:
+            os._exit(_LOST)  # As if the power had failed.
+        # A process with several GPUs has a replica on each.
+        x, y = tf_privacy.split_over_replicas(dataset[i], strategy)
+        step(x, y)
     if is_chief:
         report(model, data, loop.num_lost_steps)
 

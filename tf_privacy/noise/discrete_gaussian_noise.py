@@ -24,6 +24,7 @@ import numpy as np
 from keras import ops
 
 from tf_privacy import _checks
+from tf_privacy.clipping.backend.replicas import replicas
 from tf_privacy.noise import discrete_gaussian
 from tf_privacy.noise import gaussian
 from tf_privacy.noise import noise_style
@@ -282,11 +283,12 @@ class DiscreteGaussianNoise(noise_style.NoiseStyle):
                 would ask its own system for random bits.
         """
         del variables
-        if source.num_processes > 1:
+        count = replicas.num_processes(source.scope)
+        if count > 1:
             raise NotImplementedError(
                 "noise_multiplier must not be DiscreteGaussianNoise where "
                 "several processes train together: each would draw noise of "
-                f"its own. Received: {source.num_processes} processes. Use a "
+                f"its own. Received: {count} processes. Use a "
                 "number, or one process and a MirroredStrategy."
             )
         return DiscreteGaussianGenerator(self.grid_bits, source)

@@ -57,8 +57,9 @@ class NoiseSource:
 
     def __init__(self, seed: int | None = None):
         self._seed = seed
+        self._scope = replicas.current_scope()
         if seed is None:
-            words = replicas.share_words(_draw_words())
+            words = replicas.share_words(_draw_words(), self._scope)
         else:
             seed = _checks.check_integer("seed", seed)
             _warn_fixed(seed)
@@ -67,8 +68,6 @@ class NoiseSource:
                 int.from_bytes(digest[i : i + 8], "little")
                 for i in range(0, 24, 8)
             ]
-        self._scope = replicas.current_scope()
-        self._num_processes = replicas.num_processes()
         self._generator = replicas.outside_of_scope(
             lambda: backend.CounterGenerator(words)
         )
@@ -80,9 +79,9 @@ class NoiseSource:
         return self._seed
 
     @property
-    def num_processes(self) -> int:
-        """How many processes draw the same."""
-        return self._num_processes
+    def scope(self):
+        """The strategy in whose scope it was made, or None."""
+        return self._scope
 
     def __deepcopy__(self, memo):
         del memo
@@ -93,17 +92,6 @@ class NoiseSource:
 
     def __reduce__(self):
         return NoiseSource, (self._seed,)
-
-    def check_scope(self, name: str) -> None:
-        """Raises unless the strategy in force is that of this source's making.
-
-        Args:
-            name: Of what draws from it, for the message.
-
-        Raises:
-            ValueError: If it is another one.
-        """
-        replicas.check_scope(self._scope, name)
 
     def normal(self, shapes):
         """Returns independent standard normal values.
@@ -145,7 +133,8 @@ class NoiseSource:
             # Forked off. Its siblings would add the same noise, and the
             # difference of two of their models had none. Only here: what was
             # compiled before a fork waits for threads that are gone.
-            self._generator.restart(replicas.share_words(_draw_words()))
+            words = replicas.share_words(_draw_words(), self._scope)
+            self._generator.restart(words)
             self._process = os.getpid()
 
 

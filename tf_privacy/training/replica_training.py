@@ -71,7 +71,7 @@ def share(model, source: fit_data.FitData, *, shuffle, class_weight):
     strategy = keras_internals.get_strategy(model)
     if strategy is None:
         return source
-    count = model.optimizer.step_noise.num_processes
+    count = replicas.num_processes(strategy)
     if count > 1:
         raise NotImplementedError(
             "fit must be used by one process: Keras's own fails under "
@@ -93,18 +93,17 @@ def share(model, source: fit_data.FitData, *, shuffle, class_weight):
     return dataclasses.replace(source, x=shared, y=None, sample_weight=None)
 
 
-def split_over_replicas(batch, *, examples_per_unit: int = 1):
+def split_over_replicas(batch, strategy, *, examples_per_unit: int = 1):
     """Returns a batch in shares, for `strategy.run` in a custom loop.
 
     Each share is a run of consecutive units, and may be empty. To be called
-    outside of compiled functions, in the scope of the strategy; without one,
-    it returns the batch. Where several processes train together, it splits the
-    batch of this process over the replicas of this process: see `Shard`.
+    outside of compiled functions. Where several processes train together, it
+    splits the batch of this process over the replicas of this process: which
+    batch that is, `Shard` says.
 
     Args:
         batch: A structure of arrays `[B, ...]`.
+        strategy: A `tf.distribute` strategy; None returns the batch.
         examples_per_unit: So many consecutive rows stay together; >= 1.
     """
-    return shares.split_over_replicas(
-        batch, replicas.current_scope(), examples_per_unit
-    )
+    return shares.split_over_replicas(batch, strategy, examples_per_unit)

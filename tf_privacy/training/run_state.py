@@ -14,7 +14,6 @@ import warnings
 
 import keras
 import numpy as np
-from keras import ops
 
 from tf_privacy import _checks
 from tf_privacy.clipping.backend.replicas import replicas
@@ -117,7 +116,8 @@ class RunState:
         sampling: poisson.PoissonSampling | None,
     ):
         _check_trained(model, optimizer)
-        self._is_writer = replicas.process_index() == 0
+        self._scope = optimizer.step_noise.scope
+        self._is_writer = replicas.process_index(self._scope) == 0
         self._files = run_files.RunFiles(directory)
         self._settings = settings
         self._model, self._optimizer = model, optimizer
@@ -144,19 +144,23 @@ class RunState:
             ValueError: If the folder is of another run or damaged.
         """
         if not self._is_writer:
-            _wait_for_all()  # The first one reads, or makes, a checkpoint.
+            self._wait_for_all()  # The first one reads, or makes, a checkpoint.
             place = self._find_place()
-            _wait_for_all()
+            self._wait_for_all()
             return place
         self._files.lock()
         with contextlib.ExitStack() as refused:
             refused.callback(self._files.unlock)
             place = self._find_place()
-            _wait_for_all()
+            self._wait_for_all()
             # Nothing is written before all others have read.
-            _wait_for_all()
+            self._wait_for_all()
             refused.pop_all()
         return place
+
+    def _wait_for_all(self) -> None:
+        """Returns once all processes that train together have called it."""
+        replicas.share_words([0], self._scope)
 
     def _find_place(self) -> Place:
         journal = self._files.read_journal()
@@ -225,7 +229,7 @@ class RunState:
         table = self._optimizer.ledger.to_numpy()
         rows = self._optimizer.rows_of(self._sampling)
         self._check_announced(table, rows)
-        before = int(ops.convert_to_numpy(self._optimizer.iterations.value))
+        before = int(self._optimizer.iterations.numpy())
         counts = self._optimizer.noise_style.count_levels(before, num_steps)
         # Two levels may share a row, which then takes both.
         np.add.at(table[:, _COUNT], rows, counts)
@@ -296,11 +300,6 @@ class RunState:
         self._files.unlock()
 
 
-def _wait_for_all() -> None:
-    """Returns once all processes that train together have called it."""
-    replicas.share_words([0])
-
-
 def _check_trained(model, optimizer) -> None:
     if not isinstance(optimizer, dp_optimizer.DPOptimizer):
         raise TypeError(
@@ -315,12 +314,13 @@ def _check_trained(model, optimizer) -> None:
             "keras.Input, or call it on a batch."
         )
     step_check.check_divisor(optimizer.expected_batch_size)
-    count = optimizer.step_noise.num_processes
-    if count != replicas.num_processes():
-        raise ValueError(
-            "the run must be resumed in the scope of the optimizer's strategy, "
-            f"of {count} processes. Received: {replicas.num_processes()}. Call "
-            "it within strategy.scope()."
+    scope = replicas.current_scope()
+    if replicas.num_processes(scope) > 1:
+        # Saving makes variables, which all processes would have to make.
+        raise RuntimeError(
+            "the loop must be outside of the strategy's scope where several "
+            f"processes train. Received: a call under {type(scope).__name__}. "
+            "Make the model in strategy.scope(), and leave it before the loop."
         )
     optimizer.build(model.trainable_variables)
 

@@ -13,6 +13,5 @@ def share_coins() -> poisson.CoinState:
     of a run: under TensorFlow in the scope of their strategy.
     """
     own = poisson.CoinStream().get_state()
-    return poisson.CoinState(
-        key=tuple(replicas.share_words(list(own.key))), position=0
-    )
+    words = replicas.share_words(list(own.key), replicas.current_scope())
+    return poisson.CoinState(key=tuple(words), position=0)

@@ -22,13 +22,23 @@ def num_replicas() -> int:
     return 1
 
 
-def num_processes() -> int:
-    """Returns how many processes train together."""
+def num_processes(scope) -> int:
+    """Returns how many processes train together.
+
+    Args:
+        scope: None.
+    """
+    del scope
     return jax.process_count()
 
 
-def process_index() -> int:
-    """Returns which of these processes this is; 0 is the chief."""
+def process_index(scope) -> int:
+    """Returns which of these processes this is; 0 is the first.
+
+    Args:
+        scope: None.
+    """
+    del scope
     return jax.process_index()
 
 
@@ -99,15 +109,16 @@ def outside_of_scope(function):
     return function()
 
 
-def share_words(words: list[int]) -> list[int]:
+def share_words(words: list[int], scope) -> list[int]:
     """Returns the first process's words, in all processes.
 
     All processes must call it.
 
     Args:
         words: Integers in [0, 2**64).
+        scope: None.
     """
-    if num_processes() == 1:
+    if num_processes(scope) == 1:
         return words
     # Halves: JAX holds no 64 bits unless it is told to.
     halves = np.array(words, np.uint64).view(np.uint32)

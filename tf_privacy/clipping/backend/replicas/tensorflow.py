@@ -29,21 +29,26 @@ def num_replicas() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def num_processes() -> int:
-    """Returns how many processes train together."""
-    strategy = tf.distribute.get_strategy()
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+def num_processes(scope) -> int:
+    """Returns how many processes train together in a scope.
+
+    Args:
+        scope: From `current_scope`.
+    """
+    if not isinstance(scope, tf.distribute.MultiWorkerMirroredStrategy):
         return 1
-    resolver = strategy.cluster_resolver
+    resolver = scope.cluster_resolver
     cluster = resolver.cluster_spec() if resolver else None
     return max(1, len(cluster.as_dict().get("worker", ())) if cluster else 1)
 
 
-def process_index() -> int:
-    """Returns which of these processes this is; 0 is the chief."""
-    if num_processes() == 1:
-        return 0
-    return tf.distribute.get_strategy().cluster_resolver.task_id
+def process_index(scope) -> int:
+    """Returns which of these processes this is; 0 is the first.
+
+    Args:
+        scope: From `current_scope`.
+    """
+    return scope.cluster_resolver.task_id if num_processes(scope) > 1 else 0
 
 
 def check_scope(scope, name: str) -> None:
@@ -215,19 +220,20 @@ def outside_of_scope(function):
         return pool.submit(function).result()
 
 
-def share_words(words: list[int]) -> list[int]:
-    """Returns the chief's words, in all processes of the strategy in force.
+def share_words(words: list[int], scope) -> list[int]:
+    """Returns the first process's words, in all processes of a scope.
 
-    All processes must call it.
+    All processes must call it, in the same order as what else they share.
 
     Args:
         words: Integers in [0, 2**64).
+        scope: From `current_scope`.
     """
-    if num_processes() == 1:
+    if num_processes(scope) == 1:
         return words
     signed = np.array(words, np.uint64).view(np.int64)
-    # A variable begins with the chief's value in every process.
-    with tf.init_scope():
+    # A variable begins with the first process's value in all of them.
+    with tf.init_scope(), scope.scope():
         shared = tf.Variable(signed, trainable=False)
         values = shared.numpy()
     return [int(word) % _WORD for word in values]

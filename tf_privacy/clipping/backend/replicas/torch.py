@@ -16,16 +16,26 @@ def num_replicas() -> int:
     return 1
 
 
-def num_processes() -> int:
-    """Returns how many processes train together."""
+def num_processes(scope) -> int:
+    """Returns how many processes train together.
+
+    Args:
+        scope: None.
+    """
+    del scope
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_world_size()
     return 1
 
 
-def process_index() -> int:
-    """Returns 0: there is one process."""
+def process_index(scope) -> int:
+    """Returns 0: there is one process.
+
+    Args:
+        scope: None.
+    """
+    del scope
     return 0
 
 
@@ -39,7 +49,7 @@ def check_scope(scope, name: str) -> None:
     Raises:
         NotImplementedError: If they do: each would add noise of its own.
     """
-    count = num_processes()
+    count = num_processes(scope)
     if count > 1:
         raise NotImplementedError(
             f"{name} must be used by one process. Received: a step in one of "
@@ -106,11 +116,12 @@ def outside_of_scope(function):
     return function()
 
 
-def share_words(words: list[int]) -> list[int]:
+def share_words(words: list[int], scope) -> list[int]:
     """Returns the words, in one process.
 
     Args:
         words: Integers in [0, 2**64).
+        scope: None.
 
     Raises:
         NotImplementedError: If several processes train together.
