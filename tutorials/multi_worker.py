@@ -88,15 +88,19 @@ def make_model(data: datasets.ImageData) -> keras.Model:
     return model
 
 
-def make_step(strategy, model, sampling):
-    """Returns a compiled function: one step of all replicas together.
+def make_step(strategy, model, dataset):
+    """Returns a compiled function: one step of all processes together.
 
     Args:
         strategy: The strategy.
         model: Made in its scope.
-        sampling: The law by which the batches are drawn.
+        dataset: The `PoissonDataset`.
     """
-    optimizer = model.optimizer
+    optimizer, sampling = model.optimizer, dataset.sampling
+    specs = [
+        tf.TensorSpec((None, *array.shape[1:]), array.dtype)
+        for array in dataset[0]
+    ]
 
     def step_on_share(x, y):
         clipped = tf_privacy.clipped_gradients(
@@ -104,7 +108,9 @@ def make_step(strategy, model, sampling):
         )
         optimizer.apply(clipped.clipped_sum, sampling=sampling)
 
-    @tf.function(reduce_retracing=True)
+    # One trace for batches of all sizes: processes that trace at different
+    # steps would wait for each other forever.
+    @tf.function(input_signature=specs)
     def step(x, y):
         strategy.run(step_on_share, args=(x, y))
 
@@ -140,15 +146,13 @@ def train(strategy, data: datasets.ImageData) -> None:
         every_steps=min(_EVERY_STEPS, max(1, _NUM_STEPS.value // 4)),
         reserve_steps=4,
     )
-    step = make_step(strategy, model, dataset.sampling)
+    step = make_step(strategy, model, dataset)
     first = None
     for i in loop.steps(_NUM_STEPS.value):
         first = i if first is None else first
         if not is_chief and first == 0 and i == _LOSE_AT.value > 0:
             os._exit(_LOST)  # As if the power had failed.
-        # A process with several GPUs has a replica on each.
-        x, y = tf_privacy.split_over_replicas(dataset[i], strategy)
-        step(x, y)
+        step(*dataset[i])
     if is_chief:
         report(model, data, loop.num_lost_steps)
 

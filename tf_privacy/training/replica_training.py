@@ -67,6 +67,7 @@ def share(model, source: fit_data.FitData, *, shuffle, class_weight):
 
     Raises:
         NotImplementedError: If several processes train together.
+        ValueError: If an execution is to take several steps.
     """
     strategy = keras_internals.get_strategy(model)
     if strategy is None:
@@ -75,8 +76,14 @@ def share(model, source: fit_data.FitData, *, shuffle, class_weight):
     if count > 1:
         raise NotImplementedError(
             "fit must be used by one process: Keras's own fails under "
-            f"{type(strategy).__name__}. Received: {count} processes. Write a "
-            "loop, as tutorials/multi_worker.py shows."
+            f"MultiWorkerMirroredStrategy. Received: {count} processes. Write "
+            "a loop, as tutorials/multi_worker.py shows."
+        )
+    if model.steps_per_execution > 1:
+        raise ValueError(
+            "steps_per_execution must be 1 under a strategy: Keras's own fit "
+            f"fails with more. Received: {model.steps_per_execution}. Leave "
+            "it out of compile."
         )
     adapter = keras_internals.make_data_adapter(
         x=source.x,

@@ -214,7 +214,6 @@ def fit_ways(strategy):
     ways = {
         "pieces": (fit_batches, {"microbatch_size": 2}),
         "compiled": (fit_batches, {"jit_compile": True}),
-        "executions": (fit_batches, {"steps_per_execution": 2}),
         "eager": (train_on_batches, {"run_eagerly": True}),
         "units": (
             fit_units,
@@ -308,6 +307,36 @@ def draw_noise(strategy):
     return results
 
 
+def overspend(strategy, model, several: bool):
+    """Returns what custom steps past a model's budget do."""
+    optimizer, before = model.optimizer, flat_weights(model)
+    optimizer.set_budget((1.0, 1e-5))
+
+    def on_share(x, y):
+        clipped = tf_privacy.clipped_gradients(
+            model, x, y, l2_norm_clip=optimizer.l2_norm_clip
+        )
+        optimizer.apply(clipped.clipped_sum)
+
+    def step(x, y):
+        if several:
+            strategy.run(on_share, args=(x, y))
+        else:
+            on_share(x, y)
+
+    batch = tf_privacy.split_over_replicas(
+        (X[:5], Y[:5]), strategy if several else None
+    )
+    tf.function(step)(*batch)
+    results = {
+        "compiled": catch(optimizer.check_budget),
+        "eager": catch(lambda: step(*batch)),
+        "nothing left": catch(optimizer.check_budget),
+    }
+    results["stayed"] = bool((before == flat_weights(model)).all())
+    return results
+
+
 def spend(strategy):
     """Fits until a budget is spent, saves, loads and goes on."""
     results = {}
@@ -336,6 +365,7 @@ def spend(strategy):
             "loaded": describe(loaded.optimizer),
             "same": bool((weights == flat_weights(loaded)).all()),
         }
+        results[name] |= overspend(strategy, loaded, name == "several")
         loaded.optimizer.set_budget(None)
         loaded.train_on_batch(X[:5], Y[:5])
         results[name]["more"] = describe(loaded.optimizer)
@@ -365,7 +395,10 @@ def catch(function):
     try:
         function()
     except Exception as error:
-        return [type(error).__name__, str(error).splitlines()[0][:120]]
+        lines = str(error).splitlines()
+        # AutoGraph puts a trace before the message.
+        line = lines[0] if lines[0] != "in user code:" else lines[-2].strip()
+        return f"{type(error).__name__}: {line[:120]}"
     return None
 
 
@@ -416,6 +449,18 @@ def refuse(strategy):
         with scope():
             optimizer.apply(clip(X[:5], Y[:5]))
 
+    def fit_several_steps(private):
+        with scope():
+            several = make_net()
+            optimizer = keras.optimizers.SGD()
+            if private:
+                several = tf_privacy.privatize(several)
+                optimizer = tf_privacy.DPSGD(
+                    0.1, l2_norm_clip=1.0, noise_multiplier=1.0
+                )
+            several.compile(optimizer, "mse", steps_per_execution=2)
+        several.fit(X, Y, batch_size=6, verbose=0)
+
     other = tf.distribute.OneDeviceStrategy("CPU:0")
     start = flat_weights(model)
     results = {
@@ -433,6 +478,8 @@ def refuse(strategy):
             lambda: compile_apart(other.scope, other.scope)
         ),
     }
+    results["several steps"] = catch(lambda: fit_several_steps(True))
+    results["several steps of Keras"] = catch(lambda: fit_several_steps(False))
     results["unchanged"] = bool((flat_weights(model) == start).all())
     results["num_steps"] = optimizer.ledger.num_steps()
     return results
