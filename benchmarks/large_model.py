@@ -6,12 +6,15 @@ the processes take turns, so that a machine whose speed drifts slows all of
 them. `held` is the resident memory between two steps, `peak` the most within
 one, both without what the libraries hold before there is a model, in MiB;
 `copies` is the peak in copies of the trained weights, 4 bytes for each number.
+oneDNN is off unless asked for: its allocator keeps what it once had, so that
+`held` would be what the first step took.
 
     python -m benchmarks.large_model --batch=8 --steps=3
     python -m benchmarks.large_model --kinds=ordinary,ordinary_lora,private_lora
 """
 
 import multiprocessing
+import os
 import statistics
 
 from absl import app
@@ -36,6 +39,7 @@ flags.DEFINE_integer("steps", 3, "Measured steps of each kind.", lower_bound=1)
 flags.DEFINE_enum("optimizer", "adam", ["sgd", "adam"], "Which optimizer.")
 flags.DEFINE_float("noise_multiplier", 1.0, "Of the private steps.")
 flags.DEFINE_list("kinds", _KINDS[:2], f"What takes turns: {_KINDS}.")
+flags.DEFINE_bool("onednn", False, "Whether TensorFlow uses oneDNN.")
 flags.DEFINE_bool("keras_hub", None, "Whether KerasHub makes the model.")
 
 _MIB = 2**20
@@ -134,6 +138,7 @@ def _print_table(workers):
 def main(argv):
     """Prints one line for each kind of step; ratios are to the first."""
     del argv
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(FLAGS.onednn))
     workers = {}
     for kind in FLAGS.kinds:
         workers[kind] = _Worker(make_case(kind))

@@ -194,8 +194,8 @@ def make_batch(rng, case: Case, num_rows: int):
     return keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
 
 
-def count_row_work(model, case: Case) -> float:
-    """Returns the multiplications that one row of a private step takes.
+def count_work(model, case: Case) -> tuple[int, float]:
+    """Returns the tapped layer calls, and the multiplications of one row.
 
     Forward and backward pass multiply each token with each weight once; the
     norms take what the library's own plan says; and the clipped sum multiplies
@@ -214,7 +214,7 @@ def count_row_work(model, case: Case) -> float:
             if term.form == "rows":
                 tokens = 0
             work += term.multiplications + tokens * math.prod(variable.shape)
-    return work
+    return len(cost.calls), work
 
 
 def serve(connection, case: Case) -> None:

@@ -12,7 +12,11 @@ evenly and with one of which each replica draws its own part.
     python -m benchmarks.scaling --speed=100 --bandwidths=12.5,100
 """
 
+import dataclasses
+import functools
 import itertools
+import statistics
+import time
 
 import numpy as np
 from absl import app
@@ -21,16 +25,20 @@ from absl import flags
 from benchmarks import language_model
 from benchmarks import large_model_process
 from benchmarks import scaling_model
-from benchmarks import timing
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("sizes", "2x64,2x128,4x128,2x256", "Layers x width.")
-flags.DEFINE_list("batches", "2,8,16,32", "Rows of a batch.")
+flags.DEFINE_list("sizes", "1x128,3x128,2x256,1x512", "Layers x width.")
+flags.DEFINE_list("batches", "2,8,32,64", "Rows of a batch.")
 flags.DEFINE_list("held_out", "8", "Batches that are predicted only.")
-flags.DEFINE_integer("vocabulary", 2000, "Of the measured models.")
-flags.DEFINE_integer("sequence", 32, "Tokens of a row of these.")
-flags.DEFINE_integer("rounds", 5, "Interleaved rounds; the median counts.")
-flags.DEFINE_float("seconds", 0.3, "How long each step is repeated a round.")
+flags.DEFINE_integer("vocabulary", 4000, "Of the measured models.")
+flags.DEFINE_integer("sequence", 16, "Tokens of a row of these.")
+flags.DEFINE_integer("rounds", 15, "Interleaved rounds; the median counts.")
+flags.DEFINE_enum(
+    "clock",
+    "wall",
+    ["wall", "cpu"],
+    "Seconds that pass, or of all cores: less disturbed by other programs.",
+)
 flags.DEFINE_enum("optimizer", "adam", ["sgd", "adam"], "Which optimizer.")
 flags.DEFINE_string("large", "12x768", "Layers x width on many replicas.")
 flags.DEFINE_integer("large_vocabulary", 50257, "Different tokens.")
@@ -69,8 +77,8 @@ def make_case(size: str, *, batch_size: int, vocabulary: int, sequence: int):
     )
 
 
-def _measure(size, batch_sizes):
-    """Returns a Point for each batch size; their steps take turns."""
+def _make_points(size, batch_sizes):
+    """Returns a Point and a step for each batch size of one model."""
     case = make_case(
         size,
         batch_size=max(batch_sizes),
@@ -82,46 +90,61 @@ def _measure(size, batch_sizes):
     batches = [
         large_model_process.make_batch(rng, case, n) for n in batch_sizes
     ]
-    steps = [lambda b=batch: model.train_on_batch(*b) for batch in batches]
-    medians = timing.time_interleaved(
-        steps, rounds=FLAGS.rounds, seconds=FLAGS.seconds
-    )
-    row_work = large_model_process.count_row_work(model, case)
-    return [
+    for batch in batches:
+        model.train_on_batch(*batch)  # Traced by now, for any number of rows.
+    calls, row_work = large_model_process.count_work(model, case)
+    points = [
         scaling_model.Point(
             num_rows=num_rows,
+            calls=calls,
             row_work=row_work,
             parameters=model.count_params(),
-            seconds=seconds,
         )
-        for num_rows, seconds in zip(batch_sizes, medians, strict=True)
+        for num_rows in batch_sizes
+    ]
+    steps = [functools.partial(model.train_on_batch, *b) for b in batches]
+    return list(zip(points, steps, strict=True))
+
+
+def _measure(points_and_steps):
+    """Returns measured Points; all steps take turns, and medians count."""
+    clock = {"wall": time.perf_counter, "cpu": time.process_time}[FLAGS.clock]
+    times = [[] for _ in points_and_steps]
+    for _ in range(FLAGS.rounds):
+        for (_, step), mine in zip(points_and_steps, times, strict=True):
+            start = clock()
+            step()
+            mine.append(clock() - start)
+    return [
+        dataclasses.replace(point, seconds=statistics.median(mine))
+        for (point, _), mine in zip(points_and_steps, times, strict=True)
     ]
 
 
 def _print_points(points, cost):
     print(
-        f"seconds = {cost.start:.2e} + {cost.work:.2e} * rows * work of a row "
-        f"+ {cost.update:.2e} * parameters"
+        f"{FLAGS.clock} seconds = {cost.call:.2e} * calls + {cost.work:.2e} * "
+        f"rows * work of a row + {cost.update:.2e} * parameters"
     )
     print(
-        f"{'parameters':>10} {'rows':>5} {'work of a row':>13} {'measured':>9} "
-        f"{'predicted':>9} {'ratio':>6}"
+        f"{'parameters':>10} {'calls':>5} {'rows':>5} {'work of a row':>13} "
+        f"{'measured':>9} {'predicted':>9} {'ratio':>6}"
     )
     for point in points:
         predicted = cost.predict(point)
         mark = "held out" if str(point.num_rows) in FLAGS.held_out else ""
         print(
-            f"{point.parameters:>10,} {point.num_rows:>5} "
+            f"{point.parameters:>10,} {point.calls:>5} {point.num_rows:>5} "
             f"{point.row_work:>13.2e} {point.seconds * 1e3:>6.1f} ms "
             f"{predicted * 1e3:>6.1f} ms {predicted / point.seconds:>6.2f} "
             f"{mark}"
         )
 
 
-def _predict(cost, row_work, parameters):
+def _predict(cost, large):
     """Prints the table of replicas, and returns its rows."""
     print(
-        f"\n{FLAGS.large}: {parameters:,} parameters, batch "
+        f"\n{FLAGS.large}: {large.parameters:,} parameters, batch "
         f"{FLAGS.large_batch:g}, {FLAGS.speed:g} times this machine\n"
         f"{'GB/s':>6} {'replicas':>8} {'paper s':>9} {'even s':>9} "
         f"{'coin s':>9} {'speedup':>8} {'ring':>6}"
@@ -129,8 +152,9 @@ def _predict(cost, row_work, parameters):
     rows = []
     for bandwidth, count in itertools.product(FLAGS.bandwidths, _REPLICAS):
         link = {
-            "row_work": row_work,
-            "parameters": parameters,
+            "calls": large.calls,
+            "row_work": large.row_work,
+            "parameters": large.parameters,
             "bandwidth": 1e9 * float(bandwidth),
             "latency": FLAGS.latency,
         }
@@ -155,7 +179,7 @@ def _predict(cost, row_work, parameters):
         ring = np.max(
             scaling_model.compute_ring_seconds(
                 np.zeros(count),
-                parameters=parameters,
+                parameters=large.parameters,
                 bandwidth=link["bandwidth"],
                 latency=FLAGS.latency,
             )
@@ -187,7 +211,8 @@ def main(argv):
     """Prints what was measured and predicted, then what is to be expected."""
     del argv
     batch_sizes = [int(n) for n in FLAGS.batches]
-    points = [p for size in FLAGS.sizes for p in _measure(size, batch_sizes)]
+    pairs = [p for size in FLAGS.sizes for p in _make_points(size, batch_sizes)]
+    points = _measure(pairs)
     cost = scaling_model.fit_cost(
         [p for p in points if str(p.num_rows) not in FLAGS.held_out]
     )
@@ -199,11 +224,14 @@ def main(argv):
         sequence=FLAGS.large_sequence,
     )
     model = large_model_process.make_model(case)
-    rows = _predict(
-        cost.divided_by(FLAGS.speed),
-        large_model_process.count_row_work(model, case),
-        model.count_params(),
+    calls, row_work = large_model_process.count_work(model, case)
+    large = scaling_model.Point(
+        num_rows=1,
+        calls=calls,
+        row_work=row_work,
+        parameters=model.count_params(),
     )
+    rows = _predict(cost.divided_by(FLAGS.speed), large)
     if FLAGS.plot:
         _plot(rows)
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a private step costs, on paper: one machine and many.
 
-    seconds = a + b * work + c * parameters + communication
+    seconds = a * calls + b * work + c * parameters + communication
+    calls   = calls of layers with weights
     work    = rows * multiplications of a row
     communication = 2 (R - 1) hops of parameters * 4 / R bytes in a ring
 A step of R replicas lasts until the slowest of them has its clipped sum, then
@@ -23,19 +24,22 @@ class Point:
 
     Attributes:
         num_rows: Rows of the batch.
+        calls: Calls of layers with trained weights.
         row_work: Multiplications that a row takes.
         parameters: Trained parameters.
         seconds: How long the step took; NaN where it was not measured.
     """
 
     num_rows: int
+    calls: int
     row_work: float
     parameters: int
     seconds: float = float("nan")
 
     def features(self):
         """Returns what the constants are multiplied with, `[3]`."""
-        return np.array([1.0, self.num_rows * self.row_work, self.parameters])
+        work = self.num_rows * self.row_work
+        return np.array([self.calls, work, self.parameters], np.float64)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,12 +47,12 @@ class StepCost:
     """The constants of one machine; all >= 0.
 
     Attributes:
-        start: Seconds of a step of no rows and no parameters.
+        call: Seconds of a layer call, whatever it multiplies.
         work: Seconds of a multiplication in the pass over the rows.
         update: Seconds of a parameter: noise, division, optimizer.
     """
 
-    start: float
+    call: float
     work: float
     update: float
 
@@ -58,7 +62,7 @@ class StepCost:
         Args:
             point: Whose `seconds` are not looked at.
         """
-        return float(point.features() @ [self.start, self.work, self.update])
+        return float(point.features() @ [self.call, self.work, self.update])
 
     def divided_by(self, speed: float) -> "StepCost":
         """Returns the constants of a machine that is so many times faster.
@@ -67,7 +71,7 @@ class StepCost:
             speed: > 0.
         """
         return StepCost(
-            start=self.start / speed,
+            call=self.call / speed,
             work=self.work / speed,
             update=self.update / speed,
         )
@@ -95,8 +99,8 @@ def fit_cost(points) -> StepCost:
     # Columns of one size: they differ by a factor of 1e10.
     sizes = np.linalg.norm(relative, axis=0)
     constants, _ = optimize.nnls(relative / sizes, np.ones(len(points)))
-    start, work, update = (constants / sizes).tolist()
-    return StepCost(start=start, work=work, update=update)
+    call, work, update = (constants / sizes).tolist()
+    return StepCost(call=call, work=work, update=update)
 
 
 def compute_ring_seconds(
@@ -159,6 +163,7 @@ def simulate_steps(
     cost: StepCost,
     shards,
     *,
+    calls: int,
     row_work: float,
     parameters: int,
     bandwidth: float,
@@ -169,12 +174,13 @@ def simulate_steps(
     Args:
         cost: The constants of one machine.
         shards: `[num_steps, R]` rows, from `draw_shards`.
+        calls: Calls of layers with trained weights.
         row_work: Multiplications that a row takes.
         parameters: Trained parameters; each replica noises and updates all.
         bandwidth: Bytes a second of a link; > 0.
         latency: Seconds of a hop; >= 0.
     """
-    ready = cost.start + cost.work * row_work * np.asarray(shards)
+    ready = cost.call * calls + cost.work * row_work * np.asarray(shards)
     summed = compute_ring_seconds(
         ready, parameters=parameters, bandwidth=bandwidth, latency=latency
     )

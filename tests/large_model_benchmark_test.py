@@ -156,7 +156,10 @@ def test_work_of_a_row_is_counted_by_hand():
     size = dataclasses.replace(SIZE, layers=1)
     case = large_model_process.Case(size=size, is_private=True, batch_size=1)
     model = large_model_process.make_model(case)
-    work = large_model_process.count_row_work(model, case)
+    calls, work = large_model_process.count_work(model, case)
     passes = 2 * size.sequence * model.count_params()
+    # Two embeddings, the head, six of a decoder layer with four of attention,
+    # and the last normalization.
+    assert calls == 2 + 8 + 1 + 1
     # A third pass for the norms and the clipped sums, or a little more.
     assert passes < work < 2 * passes

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cost model of a private step: its fit, its ring, its shards."""
 
+import dataclasses
 import heapq
 import math
 
@@ -9,7 +10,7 @@ import pytest
 
 from benchmarks import scaling_model
 
-COST = scaling_model.StepCost(start=0.01, work=2e-11, update=3e-9)
+COST = scaling_model.StepCost(call=0.001, work=2e-11, update=3e-9)
 
 
 def make_points(cost, noise=0.0):
@@ -17,31 +18,33 @@ def make_points(cost, noise=0.0):
     rng = np.random.default_rng(0)
     points = []
     for num_rows in (1, 4, 16, 64):
-        for row_work, parameters in ((1e6, 10**5), (1e8, 10**6), (1e9, 10**8)):
+        for calls, row_work, parameters in (
+            (5, 1e6, 10**5),
+            (10, 1e8, 10**6),
+            (20, 1e9, 10**8),
+        ):
             point = scaling_model.Point(
-                num_rows=num_rows, row_work=row_work, parameters=parameters
+                num_rows=num_rows,
+                calls=calls,
+                row_work=row_work,
+                parameters=parameters,
             )
             seconds = cost.predict(point) * (1 + noise * rng.normal())
-            points.append(
-                scaling_model.Point(
-                    num_rows=num_rows,
-                    row_work=row_work,
-                    parameters=parameters,
-                    seconds=seconds,
-                )
-            )
+            points.append(dataclasses.replace(point, seconds=seconds))
     return points
 
 
 def test_cost_is_the_sum_of_its_three_parts():
-    point = scaling_model.Point(num_rows=8, row_work=1e9, parameters=10**7)
+    point = scaling_model.Point(
+        num_rows=8, calls=10, row_work=1e9, parameters=10**7
+    )
     assert COST.predict(point) == pytest.approx(0.01 + 0.16 + 0.03)
     assert COST.divided_by(4.0).predict(point) == pytest.approx(0.05)
 
 
 def test_fit_finds_the_constants_again():
     found = scaling_model.fit_cost(make_points(COST))
-    assert found.start == pytest.approx(COST.start, rel=1e-6)
+    assert found.call == pytest.approx(COST.call, rel=1e-6)
     assert found.work == pytest.approx(COST.work, rel=1e-6)
     assert found.update == pytest.approx(COST.update, rel=1e-6)
 
@@ -51,17 +54,15 @@ def test_fit_weighs_relative_errors_and_stays_positive():
     found = scaling_model.fit_cost(points)
     for point in points:
         assert found.predict(point) == pytest.approx(point.seconds, rel=0.2)
-    # Without a start of its own, no start below zero makes up for errors.
-    free = scaling_model.StepCost(start=0.0, work=2e-11, update=3e-9)
-    assert scaling_model.fit_cost(make_points(free, noise=0.2)).start >= 0.0
+    # Where calls cost nothing, none below zero makes up for errors.
+    free = scaling_model.StepCost(call=0.0, work=2e-11, update=3e-9)
+    assert scaling_model.fit_cost(make_points(free, noise=0.2)).call >= 0.0
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan])
 def test_fit_refuses_points_that_were_not_measured(seconds):
     points = make_points(COST)[:3]
-    points[1] = scaling_model.Point(
-        num_rows=1, row_work=1.0, parameters=1, seconds=seconds
-    )
+    points[1] = dataclasses.replace(points[1], seconds=seconds)
     with pytest.raises(ValueError, match="points must be at least 3, with"):
         scaling_model.fit_cost(points)
     with pytest.raises(ValueError, match="points must be at least 3, with"):
@@ -151,6 +152,7 @@ def test_unknown_split_is_refused():
 def test_slowest_shard_rules_the_step():
     shards = np.array([[4, 4, 4, 4], [1, 1, 1, 13]])
     settings = {
+        "calls": 10,
         "row_work": 1e9,
         "parameters": 10**6,
         "bandwidth": 1e9,

@@ -75,6 +75,7 @@ _MODULES = {
         "DPSGD",
     ),
     "sampling.poisson": ("PoissonSampling",),
+    "sampling.shards": ("Shard",),
     "training.batch_normalization": (
         "fold_batch_normalization",
         "replace_batch_normalization",
@@ -90,10 +91,12 @@ _MODULES = {
     "training.poisson_dataset": ("PoissonDataset",),
     "training.privacy_budget": ("PrivacyBudget",),
     "training.privacy_log": ("PrivacyLog",),
+    "training.replica_training": ("split_over_replicas",),
     "training.resume": ("ResumableLoop", "ResumableTraining"),
     "training.sanity_plan": ("SanityPlan",),
     "training.sanity_report": ("SanityReport",),
     "training.sanity_run": ("sanity_check",),
+    "training.shared_coins": ("share_coins",),
     "training.signal_to_noise": (
         "SignalToNoise",
         "estimate_signal_to_noise",

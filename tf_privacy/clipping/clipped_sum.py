@@ -67,6 +67,22 @@ class ClippedSum:
         counts = [each for each in self.row_counts if each is not None]
         return [*self.gradients, *query, *counts]
 
+    def with_sums(self, sums) -> "ClippedSum":
+        """Returns the same with other tensors.
+
+        Args:
+            sums: In place of `sums`, in that order.
+        """
+        sums = iter(sums)
+        gradients = tuple(next(sums) for _ in self.gradients)
+        query = None if self.query_sum is None else next(sums)
+        counts = tuple(
+            None if each is None else next(sums) for each in self.row_counts
+        )
+        return dataclasses.replace(
+            self, gradients=gradients, query_sum=query, row_counts=counts
+        )
+
     def __add__(self, other: "ClippedSum") -> "ClippedSum":
         """Returns the sum over the units of both, which must be disjoint.
 

@@ -23,6 +23,7 @@ from tf_privacy.clipping import unit_losses
 from tf_privacy.clipping.backend import backend
 from tf_privacy.clipping.backend.batches import batches
 from tf_privacy.clipping.backend.execution import execution
+from tf_privacy.clipping.backend.replicas import replicas
 
 # Multiplies the loss of a float16 model so that cotangents do not underflow;
 # divided out in float32 before the norms. A power of two: exact.
@@ -127,6 +128,7 @@ def clipped_gradients(
         ),
         augmentation=augment,
     )
+    replicas.check_shares(keras.tree.flatten(x)[0])
     data = prepare_data((x, y, sample_weight), settings)
     return clip_prepared(model, data, settings)
 
@@ -350,7 +352,8 @@ def _without_weights(loss, model):
             )
 
     def checked(y, y_pred, sample_weight):
-        with keras_internals.ObservedState(check_read, lambda v, value: None):
+        observed = keras_internals.ObservedState(check_read, lambda *_: None)
+        with observed, replicas.as_one_replica():
             return loss(y, y_pred, sample_weight)
 
     return checked

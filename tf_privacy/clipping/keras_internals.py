@@ -13,8 +13,11 @@ import keras
 from keras.src import backend as keras_backend
 from keras.src.backend.common import global_state
 from keras.src.layers.rnn import conv_lstm
+from keras.src.losses import loss as loss_module
 from keras.src.models import functional
 from keras.src.models import model as model_module
+from keras.src.trainers import data_adapters
+from keras.src.trainers.data_adapters import data_adapter
 
 _CALL_CONTEXT = "current_call_ctx"
 _SCOPE = "stateless_scope"
@@ -297,6 +300,13 @@ def get_compiled_loss(model):
     return getattr(model, "_compile_loss", None)
 
 
+def get_strategy(model):
+    """Returns the `tf.distribute` strategy that a model was made under."""
+    return getattr(model, "_distribute_strategy", None)
+
+
+make_data_adapter = data_adapters.get_data_adapter
+DataAdapter = data_adapter.DataAdapter
 Functional = functional.Functional
 ConvLSTMCell = conv_lstm.ConvLSTMCell
 
@@ -349,9 +359,10 @@ def put_state(model, state) -> None:
 
 def compute_logged_loss(model, x, y, y_pred, sample_weight):
     """Returns the loss of the whole batch, as Keras's own step reports it."""
-    return model._compute_loss(
+    loss = model._compute_loss(
         x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
     )
+    return loss_module.unscale_loss_for_distribution(loss)
 
 
 @contextlib.contextmanager

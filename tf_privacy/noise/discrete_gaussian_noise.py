@@ -24,6 +24,7 @@ import numpy as np
 from keras import ops
 
 from tf_privacy import _checks
+from tf_privacy.clipping.backend.replicas import replicas
 from tf_privacy.noise import discrete_gaussian
 from tf_privacy.noise import gaussian
 from tf_privacy.noise import noise_style
@@ -271,6 +272,23 @@ class DiscreteGaussianNoise(noise_style.NoiseStyle):
         object.__setattr__(self, "grid_bits", grid_bits)
 
     def make_generator(self, variables, source):
-        """Returns a generator without state."""
+        """Returns a generator without state.
+
+        Args:
+            variables: Not used.
+            source: Says whether a seed fixes the noise.
+
+        Raises:
+            NotImplementedError: Where several processes train together: each
+                would ask its own system for random bits.
+        """
         del variables
+        count = replicas.num_processes(source.scope)
+        if count > 1:
+            raise NotImplementedError(
+                "noise_multiplier must not be DiscreteGaussianNoise where "
+                "several processes train together: each would draw noise of "
+                f"its own. Received: {count} processes. Use a "
+                "number, or one process and a MirroredStrategy."
+            )
         return DiscreteGaussianGenerator(self.grid_bits, source)

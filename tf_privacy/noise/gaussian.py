@@ -15,6 +15,7 @@ from keras import ops
 
 from tf_privacy import _checks
 from tf_privacy.clipping import clipped_sum
+from tf_privacy.clipping.backend.replicas import replicas
 from tf_privacy.noise.backend import backend
 
 # Entries of a draw are some 1e-5 to 7 standard deviations; all must be normal
@@ -46,7 +47,8 @@ class NoiseSource:
 
     The 192 bits of key and counter come from the operating system, not from
     any global seed. A copy, an unpickled or a deserialised source draws a new
-    key: two sources never share noise.
+    key: two sources never share noise. Made in the scope of a strategy of
+    several processes, it is one source, which draws the same in all of them.
 
     Args:
         seed: None for real noise. An int fixes the noise for tests: whoever
@@ -56,8 +58,9 @@ class NoiseSource:
 
     def __init__(self, seed: int | None = None):
         self._seed = seed
+        self._scope = replicas.current_scope()
         if seed is None:
-            words = _draw_words()
+            words = replicas.share_words(_draw_words(), self._scope)
         else:
             seed = _checks.check_integer("seed", seed)
             _warn_fixed(seed)
@@ -66,7 +69,9 @@ class NoiseSource:
                 int.from_bytes(digest[i : i + 8], "little")
                 for i in range(0, 24, 8)
             ]
-        self._generator = backend.CounterGenerator(words)
+        self._generator = replicas.outside_of_scope(
+            lambda: backend.CounterGenerator(words)
+        )
         self._process = os.getpid()
 
     @property
@@ -78,6 +83,11 @@ class NoiseSource:
     def seed(self) -> int | None:
         """What fixes the noise; None for real noise."""
         return self._seed
+
+    @property
+    def scope(self):
+        """The strategy in whose scope it was made, or None."""
+        return self._scope
 
     def __deepcopy__(self, memo):
         del memo
@@ -129,7 +139,8 @@ class NoiseSource:
             # Forked off. Its siblings would add the same noise, and the
             # difference of two of their models had none. Only here: what was
             # compiled before a fork waits for threads that are gone.
-            self._generator.restart(_draw_words())
+            words = replicas.share_words(_draw_words(), self._scope)
+            self._generator.restart(words)
             self._process = os.getpid()
 
 

@@ -309,13 +309,12 @@ class DPOptimizer(keras.optimizers.Optimizer):
         units_check.check_sampling(sampling, self.examples_per_unit)
         step_check.check_grads(grads, trainable_variables)
         step_check.check_divisor(self.expected_batch_size)
-        allowed = self.apply_in_rows(
-            grads,
-            self._noise.hold_rows(self.rows_of, sampling),
-            data_independent_gradients,
+        rows = replicas.run_once(
+            lambda: self._noise.hold_rows(self.rows_of, sampling)
         )
+        allowed = self.apply_in_rows(grads, rows, data_independent_gradients)
         if execution.is_eager() and not bool(allowed):
-            self.check_budget()
+            replicas.run_once(self.check_budget)
 
     def apply_in_rows(self, clipped, rows, data_independent_gradients=None):
         """Takes one step that the ledger counts in one of the given rows.
@@ -328,17 +327,30 @@ class DPOptimizer(keras.optimizers.Optimizer):
 
         Returns:
             A bool tensor: false if the budget refused the step.
-
-        Raises:
-            NotImplementedError: Under a `tf.distribute` strategy.
         """
-        replicas.check_one_replica()
+        self._noise.check_scope()
+        replicas.check_running()
         units_check.check_clipped(clipped, self)
         if not self.built:
+            step_check.check_may_build(self.name)
             with keras.name_scope(self.name):
                 self.build(list(clipped.variables))
+        clipped = clipped.with_sums(replicas.sum_over_replicas(clipped.sums))
         level = self._noise.noise_style.choose_level(self.iterations.value)
         row = ops.take(ops.convert_to_tensor(rows, "int32"), level)
+        # Only once there is a batch: where data run out within a step, no step
+        # is to be counted.
+        allowed = execution.after(self._ledger.allows(row), clipped.gradients)
+        allowed = replicas.agree(allowed)
+        replicas.run_once(
+            lambda: self._step(
+                clipped, row, level, allowed, data_independent_gradients
+            )
+        )
+        return allowed
+
+    def _step(self, clipped, row, level, allowed, data_independent_gradients):
+        """Takes one step for all replicas of this process, if it is allowed."""
         # Outside of the condition where that changes nothing: drawn beside the
         # forward and backward pass. A refused step throws the noise away.
         noised = None
@@ -347,7 +359,14 @@ class DPOptimizer(keras.optimizers.Optimizer):
 
         def release():
             own = noised or self._add_noise(clipped, row, level)
-            self._update(clipped, own, data_independent_gradients)
+            inner_step.take_inner_step(
+                self.inner_optimizer,
+                own,
+                expected_batch_size=self.expected_batch_size,
+                data_independent_gradients=data_independent_gradients,
+                scales=clipped.scales,
+                preconditioner=self._noise.preconditioner,
+            )
             self._noise.move_clip(
                 clipped,
                 level=level,
@@ -356,11 +375,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
             )
             self._ledger.count(row)
 
-        # Only once there is a batch: where data run out within a step, no step
-        # is to be counted.
-        allowed = execution.after(self._ledger.allows(row), clipped.gradients)
         execution.cond(allowed, release, self._ledger.refuse)
-        return allowed
 
     def _add_noise(self, clipped, row, level):
         return self._noise.add_noise(
@@ -370,16 +385,6 @@ class DPOptimizer(keras.optimizers.Optimizer):
                 row, self._noise.noise_style.steps_per_release
             ),
             expected_batch_size=self.expected_batch_size,
-        )
-
-    def _update(self, clipped, noised, data_independent_gradients):
-        inner_step.take_inner_step(
-            self.inner_optimizer,
-            noised,
-            expected_batch_size=self.expected_batch_size,
-            data_independent_gradients=data_independent_gradients,
-            scales=clipped.scales,
-            preconditioner=self._noise.preconditioner,
         )
 
     def check_budget(self) -> None:

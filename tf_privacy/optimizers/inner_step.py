@@ -3,6 +3,7 @@
 
 import dataclasses
 
+from tf_privacy.clipping.backend.replicas import replicas
 from tf_privacy.noise import gaussian
 from tf_privacy.optimizers import noise_corrected_adam
 from tf_privacy.optimizers import row_noise
@@ -48,4 +49,5 @@ def take_inner_step(
     means = row_noise.make_means(
         noised, data_independent_gradients, divisor=expected_batch_size
     )
-    inner_optimizer.apply(means, list(noised.variables))
+    with replicas.updating_all():
+        inner_optimizer.apply(means, list(noised.variables))

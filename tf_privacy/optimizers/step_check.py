@@ -2,6 +2,7 @@
 """What a step is given must have been clipped, and have its divisor."""
 
 from tf_privacy.clipping import clipped_sum
+from tf_privacy.clipping.backend.replicas import replicas
 
 REMEDY = (
     "Wrap the model first: model = tf_privacy.privatize(model). In a custom "
@@ -33,6 +34,23 @@ def check_grads(grads, trainable_variables) -> None:
         raise ValueError(
             "trainable_variables must be the variables of the ClippedSum. "
             "Received: others. Leave the argument out."
+        )
+
+
+def check_may_build(name: str) -> None:
+    """Raises if several replicas would each make an optimizer's variables.
+
+    Args:
+        name: The optimizer's.
+
+    Raises:
+        ValueError: If they would.
+    """
+    if replicas.current_scope() is not None:
+        raise ValueError(
+            "optimizer must be built before its first step under a strategy. "
+            f"Received: {name!r}, which is not. Call optimizer.build("
+            "model.trainable_variables) within strategy.scope()."
         )
 
 

@@ -14,6 +14,7 @@ from tf_privacy.clipping import moving_clips
 from tf_privacy.clipping import row_selection as row_selection_module
 from tf_privacy.clipping import styles
 from tf_privacy.clipping.backend.execution import execution
+from tf_privacy.clipping.backend.replicas import replicas
 from tf_privacy.noise import gaussian
 from tf_privacy.noise import noise_style as noise_style_module
 from tf_privacy.optimizers import preconditioner as preconditioner_module
@@ -79,6 +80,19 @@ class StepNoise:
         self._held_rows = []
         self._own_rows = None
         self._release = self._draw_release()
+
+    def check_scope(self) -> None:
+        """Raises if another `tf.distribute` strategy was in force before.
+
+        Raises:
+            ValueError: If it was when this was made.
+        """
+        replicas.check_scope(self.scope, "optimizer")
+
+    @property
+    def scope(self):
+        """The strategy in whose scope this was made, or None."""
+        return self._source.scope
 
     @property
     def has_moving_clip(self) -> bool:

@@ -4,8 +4,6 @@
 import dataclasses
 import functools
 
-from keras import ops
-
 from tf_privacy import accounting
 from tf_privacy.noise import noise_style
 from tf_privacy.optimizers import step_ledger
@@ -109,8 +107,7 @@ class FurtherSteps:
 
     def _begin(self):
         """Notes where the noise's schedule stands, and what ran before."""
-        iterations = self._optimizer.iterations.value
-        self._start = int(ops.convert_to_numpy(iterations))
+        self._start = int(self._optimizer.iterations.numpy())
         self._before = self._optimizer.ledger.entries()
 
     @property
@@ -136,7 +133,7 @@ class FurtherSteps:
             new = {kind: n for kind, n in new.items() if n}
             ran = sum(new.values())
             expected = _sum_by(self._kinds, self._counter().count(max(0, ran)))
-            iterations = ops.convert_to_numpy(self._optimizer.iterations.value)
+            iterations = self._optimizer.iterations.numpy()
             if new == expected and int(iterations) == self._start + ran:
                 return tuple(self._before), ran
             # A ledger or the count of updates moved behind our back.

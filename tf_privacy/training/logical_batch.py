@@ -9,6 +9,7 @@ from keras import ops
 from tf_privacy.clipping import engine
 from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import microbatches
+from tf_privacy.clipping.backend.replicas import replicas
 
 
 def clip_batch(model, data, *, augment, jit_compile, log, counted=None):
@@ -51,7 +52,9 @@ def clip_batch(model, data, *, augment, jit_compile, log, counted=None):
         data,
         settings,
         units_per_piece=units_per_piece
-        or math.ceil(model.optimizer.expected_batch_size),
+        or math.ceil(
+            model.optimizer.expected_batch_size / replicas.num_replicas()
+        ),
         compiled=compiled,
         observe=observe,
         counted=counted,

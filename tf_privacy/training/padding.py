@@ -126,7 +126,7 @@ def num_shards() -> int:
         return 1
     mesh = layout.device_mesh
     size = mesh.shape[mesh.axis_names.index(layout.batch_dim_name)]
-    return max(1, size // replicas.num_processes())
+    return max(1, size // replicas.num_processes(replicas.current_scope()))
 
 
 class PaddedDataset(keras.utils.PyDataset):

@@ -9,6 +9,7 @@ import numpy as np
 
 from tf_privacy import _checks
 from tf_privacy.sampling import poisson
+from tf_privacy.sampling import shards
 
 _STANDARD_DEVIATIONS = 6.0
 
@@ -38,6 +39,10 @@ class PoissonDataset(keras.utils.PyDataset):
             by one coin; N is a multiple of it. See `arrange_units`.
         seed: None for real coins; an int fixes them, for tests only: whoever
             knows who was in which batch is not covered by the amplification.
+        shard: None, or a `Shard`: each batch is this process's part of one
+            draw that all processes make. `sampling` is the law of the draw.
+        coins: None, or the state that coins begin with, of `share_coins`:
+            the same in all processes, and of no other data set.
 
     Raises:
         ValueError: If the arrays have different lengths or none, or an
@@ -56,8 +61,11 @@ class PoissonDataset(keras.utils.PyDataset):
         num_examples: int | None = None,
         examples_per_unit: int = 1,
         seed: int | None = None,
+        shard: shards.Shard | None = None,
+        coins: poisson.CoinState | None = None,
     ):
         super().__init__()
+        _check_shard(shard, coins, seed)
         self._arrays = keras.tree.map_structure(
             as_source, (x, y, sample_weight)
         )
@@ -90,7 +98,11 @@ class PoissonDataset(keras.utils.PyDataset):
         )
         self._seed = seed
         self._num_skipped = 0
+        self._shard = shard
+        self._has_shared_coins = coins is not None
         self._start_coins()
+        if coins is not None:
+            self._coins.set_state(coins)
 
     def _start_coins(self):
         self._coins = poisson.CoinStream(self._seed)
@@ -100,6 +112,7 @@ class PoissonDataset(keras.utils.PyDataset):
 
     def __getstate__(self):
         """Leaves the coins out: a copy throws its own."""
+        self._check_may_leave()
         state = dict(vars(self))
         del state["_coins"]
         return state
@@ -204,6 +217,14 @@ class PoissonDataset(keras.utils.PyDataset):
             at_most=self._steps_per_epoch - 1,
         )
 
+    def _check_may_leave(self):
+        if self._has_shared_coins:
+            raise RuntimeError(
+                "PoissonDataset must stay in its process where others throw "
+                "the same coins. Received: a copy, which would throw its own. "
+                "Leave workers=1 and use_multiprocessing=False."
+            )
+
     def _check_replayable(self):
         if self.workers > 1 or self.use_multiprocessing:
             raise ValueError(
@@ -217,12 +238,40 @@ class PoissonDataset(keras.utils.PyDataset):
         """Returns a fresh batch `(x, y, sample_weight)`; `index` is ignored."""
         if self._seed is None and os.getpid() != self._process:
             # A forked worker would throw the same coins as its siblings.
+            self._check_may_leave()
             self._start_coins()
         rng, position = self._coins.take()
         index = index % self._steps_per_epoch
         self._positions[index] = max(position, self._positions.get(index, 0))
         units = self._sampling.draw(rng)
+        if self._shard is not None:
+            units = self._shard.take(units)
         return take_units(self._arrays, units, self._sampling.examples_per_unit)
+
+
+def _check_shard(shard, coins, seed) -> None:
+    """Raises if processes would not throw the same coins, or known ones."""
+    if shard is not None and not isinstance(shard, shards.Shard):
+        raise TypeError(
+            f"shard must be a Shard or None. Received: {shard!r}. Example: "
+            "tf_privacy.Shard(index=0, count=2)."
+        )
+    if coins is not None and not isinstance(coins, poisson.CoinState):
+        raise TypeError(
+            "coins must be a CoinState or None. Received: "
+            f"{type(coins).__name__}. Use what share_coins() returns."
+        )
+    if coins is not None and seed is not None:
+        raise ValueError(
+            f"seed must be None where coins are given. Received: {seed}. "
+            "Leave it out."
+        )
+    if shard is not None and shard.count > 1 and coins is None:
+        raise ValueError(
+            "coins must be given where a batch is shared by processes: with "
+            "coins of its own for each, a unit could be in a batch more than "
+            "once. Received: None. Use tf_privacy.share_coins()."
+        )
 
 
 def take_units(arrays, units, examples_per_unit: int):

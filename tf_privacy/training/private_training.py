@@ -9,7 +9,6 @@ from keras import ops
 
 from tf_privacy.clipping import augmentation
 from tf_privacy.clipping import row_independence
-from tf_privacy.clipping.backend.replicas import replicas
 from tf_privacy.optimizers import dp_optimizer
 from tf_privacy.training import fit_data
 from tf_privacy.training import fit_order
@@ -17,13 +16,14 @@ from tf_privacy.training import ledger
 from tf_privacy.training import own_methods
 from tf_privacy.training import padding
 from tf_privacy.training import private_step
+from tf_privacy.training import replica_training
 from tf_privacy.training import saved_ledger
 from tf_privacy.training.backend.trainer import trainer
 
 _LEDGER_KEY = "privacy_ledger"
 
 
-class PrivateTraining:
+class PrivateTraining(replica_training.ReplicaTraining):
     """A mixin for `keras.Model`: put it before the model's class.
 
     Every trainable weight gets its gradient clipped one example at a time and
@@ -67,11 +67,10 @@ class PrivateTraining:
 
         Raises:
             TypeError: If the optimizer adds no noise.
-            ValueError: If a layer mixes examples.
-            NotImplementedError: In the scope of a `tf.distribute` strategy.
+            ValueError: If a layer mixes examples, or model and optimizer were
+                not made in the scope of the strategy in force.
         """
         del auto_scale_loss
-        replicas.check_one_replica()
         if not isinstance(optimizer, dp_optimizer.DPOptimizer):
             received = (
                 repr(optimizer)
@@ -84,6 +83,7 @@ class PrivateTraining:
                 "tf_privacy.DPAdam(1e-3, l2_norm_clip=1.0, "
                 "noise_multiplier=1.1), or leave the model a plain Keras model."
             )
+        replica_training.check_scope(self, optimizer)
         augmentation.check_augmentation(augment)
         row_independence.check_layers(self)
         own_methods.check_own_methods(
@@ -269,6 +269,9 @@ class PrivateTraining:
         fit_data.check_rows(self, source)
         fit_data.warn_of_raw_monitors(callbacks)
         fit_data.show_data(callbacks, source)
+        source = replica_training.share(
+            self, source, shuffle=shuffle, class_weight=class_weight
+        )
         x, padded, class_weight = padding.pad_batches(
             source.x, self.optimizer, class_weight
         )

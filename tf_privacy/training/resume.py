@@ -247,7 +247,9 @@ class ResumableLoop:
             x, y = dataset[step]
             ...
             optimizer.apply(clipped, sampling=dataset.sampling)
-    See the module's docstring for why it stays private.
+    See the module's docstring for why it stays private. Where several processes
+    train together, all of them use it, outside of the scope of their strategy,
+    with one folder that all can read.
 
     Args:
         directory: Folder of this run alone. Its files are secret.

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must be kept of a run, for it to go on after a crash.
 
-See `resume` for the argument that this keeps the guarantee.
+See `resume` for the argument that this keeps the guarantee. Where several
+processes train together, the first one writes, and all read what it wrote. What
+it announces is on the disk before any step is complete, since none is without
+the first process.
 """
 
 import contextlib
@@ -11,9 +14,9 @@ import warnings
 
 import keras
 import numpy as np
-from keras import ops
 
 from tf_privacy import _checks
+from tf_privacy.clipping.backend.replicas import replicas
 from tf_privacy.optimizers import dp_optimizer
 from tf_privacy.optimizers import step_check
 from tf_privacy.sampling import poisson
@@ -113,6 +116,8 @@ class RunState:
         sampling: poisson.PoissonSampling | None,
     ):
         _check_trained(model, optimizer)
+        self._scope = optimizer.step_noise.scope
+        self._is_writer = replicas.process_index(self._scope) == 0
         self._files = run_files.RunFiles(directory)
         self._settings = settings
         self._model, self._optimizer = model, optimizer
@@ -129,6 +134,8 @@ class RunState:
     def start(self) -> Place:
         """Goes on from the newest checkpoint, or writes the first one.
 
+        All processes that train together must call it.
+
         Returns:
             How far the run has come.
 
@@ -136,12 +143,24 @@ class RunState:
             RuntimeError: If another process trains in the folder.
             ValueError: If the folder is of another run or damaged.
         """
+        if not self._is_writer:
+            self._wait_for_all()  # The first one reads, or makes, a checkpoint.
+            place = self._find_place()
+            self._wait_for_all()
+            return place
         self._files.lock()
         with contextlib.ExitStack() as refused:
             refused.callback(self._files.unlock)
             place = self._find_place()
+            self._wait_for_all()
+            # Nothing is written before all others have read.
+            self._wait_for_all()
             refused.pop_all()
         return place
+
+    def _wait_for_all(self) -> None:
+        """Returns once all processes that train together have called it."""
+        replicas.share_words([0], self._scope)
 
     def _find_place(self) -> Place:
         journal = self._files.read_journal()
@@ -210,7 +229,7 @@ class RunState:
         table = self._optimizer.ledger.to_numpy()
         rows = self._optimizer.rows_of(self._sampling)
         self._check_announced(table, rows)
-        before = int(ops.convert_to_numpy(self._optimizer.iterations.value))
+        before = int(self._optimizer.iterations.numpy())
         counts = self._optimizer.noise_style.count_levels(before, num_steps)
         # Two levels may share a row, which then takes both.
         np.add.at(table[:, _COUNT], rows, counts)
@@ -233,7 +252,8 @@ class RunState:
             )
 
     def _write_journal(self, table):
-        self._files.write_journal(self._to_config(table))
+        if self._is_writer:
+            self._files.write_journal(self._to_config(table))
         self._announced = table
 
     def _to_config(self, table):
@@ -256,6 +276,12 @@ class RunState:
                 None where all that were drawn were used.
         """
         table = self._optimizer.ledger.to_numpy()
+        if self._is_writer:
+            self._write_checkpoint(place, last_index, table)
+        self._write_journal(table)
+        self._num_reserved = self._num_since_save = 0
+
+    def _write_checkpoint(self, place, last_index, table):
         coins = None
         if self._dataset is not None:
             coins = dataclasses.asdict(self._dataset.get_state(last_index))
@@ -268,8 +294,6 @@ class RunState:
         }
         pair = _Trained(self._model, self._optimizer)
         self._files.write_checkpoint(record, pair.save_weights)
-        self._write_journal(table)
-        self._num_reserved = self._num_since_save = 0
 
     def close(self) -> None:
         """Lets other processes into the folder."""
@@ -290,6 +314,14 @@ def _check_trained(model, optimizer) -> None:
             "keras.Input, or call it on a batch."
         )
     step_check.check_divisor(optimizer.expected_batch_size)
+    scope = replicas.current_scope()
+    if replicas.num_processes(scope) > 1:
+        # Saving makes variables, which all processes would have to make.
+        raise RuntimeError(
+            "the loop must be outside of the strategy's scope where several "
+            f"processes train. Received: a call under {type(scope).__name__}. "
+            "Make the model in strategy.scope(), and leave it before the loop."
+        )
     optimizer.build(model.trainable_variables)
 
 
