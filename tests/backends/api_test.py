@@ -342,6 +342,24 @@ def test_every_style_trains_and_is_accounted(style):
     assert len(kinds) == (2 if style == "schedule" else 1)
 
 
+def test_correlated_noise_gets_its_batches_in_their_order():
+    asked = []
+
+    class Watched(tf_privacy.CyclicDataset):
+        def __getitem__(self, index):
+            asked.append(index)
+            return super().__getitem__(index)
+
+    style = tf_privacy.TreeNoise(
+        noise_multiplier=4.0, num_steps=32, min_separation=8
+    )
+    model = make_model(optimizer=make_optimizer(noise_multiplier=style))
+    data = Watched(X, LABELS, batch_size=8)
+    model.fit(data, epochs=4, verbose=0)
+    # What is read ahead for shapes comes before the passes.
+    assert asked[-32:] == 4 * list(range(8))
+
+
 def test_selected_rows_only_are_updated():
     optimizer = make_optimizer(
         noise_multiplier=0.01,

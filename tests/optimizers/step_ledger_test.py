@@ -333,6 +333,19 @@ def test_more_steps_of_the_same_row_close_it_too():
     assert ledger.num_steps() == 50
 
 
+def test_more_steps_of_another_row_close_it_too():
+    ledger, variables = make_restorable()
+    row, other_row = ledger.row_of(POISSON), ledger.row_of(USER)
+    ledger.set_budget((1.0, 1e-5))
+    ledger.set_limit(row, 5)
+    newer = np.array(value_of(variables["ledger_counts"]))
+    newer[other_row] += 1
+    variables["ledger_counts"].assign(newer)
+    assert not ledger.allows(row)
+    ledger.set_limit(row, 4)
+    assert ledger.allows(row)
+
+
 def test_a_budget_restored_into_a_new_ledger_closes_it():
     ledger, variables = make_restorable()
     row = ledger.row_of(POISSON)

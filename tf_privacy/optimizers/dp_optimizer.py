@@ -5,7 +5,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from tf_privacy import _checks
 from tf_privacy.clipping import microbatches
 from tf_privacy.clipping import row_selection as row_selection_module
 from tf_privacy.clipping import styles
@@ -212,15 +211,9 @@ class DPOptimizer(keras.optimizers.Optimizer):
             ValueError: If another one is set already: a divisor that changed
                 between steps would follow the data.
         """
-        value = _checks.check_real("expected_batch_size", value, above=0.0)
-        if self.expected_batch_size is None:
-            self._settings["expected_batch_size"] = value
-        elif not np.isclose(self.expected_batch_size, value, rtol=1e-9):
-            raise ValueError(
-                "expected_batch_size must stay what it was first set to, "
-                f"{self.expected_batch_size:g}. Received: {value:g}. Use that "
-                "batch_size, or compile a new optimizer."
-            )
+        self._settings["expected_batch_size"] = style_config.fix_batch_size(
+            self.expected_batch_size, value
+        )
 
     def step_kind(
         self, sampling: poisson.PoissonSampling | None = None, *, level: int = 0

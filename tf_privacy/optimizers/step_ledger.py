@@ -12,7 +12,6 @@ backend of Keras. A step only changes counts; the rest has a copy on the host.
 """
 
 import dataclasses
-import secrets
 
 import keras
 import numpy as np
@@ -21,6 +20,7 @@ from keras import ops
 from tf_privacy.clipping.backend.execution import execution
 from tf_privacy.noise import noise_style
 from tf_privacy.optimizers import float_words
+from tf_privacy.optimizers import shared_number
 from tf_privacy.optimizers import step_tables
 
 _CAPACITY = 512
@@ -190,7 +190,7 @@ class StepLedger:
         self._refused = _untracked(0)
         # A row of its own for every optimizer object, so that a count restored
         # from a file and the count of this object add up.
-        self._run = float(secrets.randbelow(2**52) + 1)
+        self._run = shared_number.draw_number()
         self._rows = {}
 
     @property

@@ -3,7 +3,6 @@
 
 import contextlib
 import math
-import secrets
 
 import keras
 import numpy as np
@@ -19,7 +18,9 @@ from tf_privacy.noise import gaussian
 from tf_privacy.noise import noise_style as noise_style_module
 from tf_privacy.optimizers import preconditioner as preconditioner_module
 from tf_privacy.optimizers import row_noise
+from tf_privacy.optimizers import shared_number
 from tf_privacy.optimizers import step_ledger
+from tf_privacy.optimizers import style_check
 from tf_privacy.optimizers import units_check
 
 # Float32 rounds noise by less; the gradients' share is rounded up by it.
@@ -61,7 +62,7 @@ class StepNoise:
         gradient_scaling: preconditioner_module.GradientScaling | None = None,
         source: gaussian.NoiseSource,
     ):
-        _check_styles(clipping_style, noise_style, row_selection)
+        style_check.check_styles(clipping_style, noise_style, row_selection)
         if row_selection is not None and gradient_scaling is not None:
             raise ValueError(
                 "gradient_scaling must be None where rows are selected. "
@@ -102,7 +103,7 @@ class StepNoise:
     def _draw_release(self) -> float:
         if not self.noise_style.is_correlated:
             return 0.0
-        return float(secrets.randbelow(2**52) + 1)
+        return shared_number.draw_number()
 
     def start_release(self, rows_of) -> None:
         """Lets correlated noise start anew, as a release of its own.
@@ -482,20 +483,3 @@ def _choose(values, level):
     if len(values) == 1:
         return values[0]
     return ops.take(ops.convert_to_tensor(values, "float32"), level)
-
-
-def _check_styles(clipping_style, noise_style, row_selection) -> None:
-    if row_selection is not None and not noise_style.is_independent:
-        raise ValueError(
-            "row_selection must be None where noise is correlated or on a "
-            f"grid. Received: {type(noise_style).__name__}. Use a number for "
-            "noise_multiplier, or NoiseSchedule."
-        )
-    if clipping_style.query_sensitivity is None:
-        return
-    if noise_style.family == "discrete_gaussian":
-        raise ValueError(
-            "l2_norm_clip must not ask a query of the data where the noise is "
-            "on an integer grid: the query's noise would not be. Received: "
-            f"{type(clipping_style).__name__}. Use a number or ClipSchedule."
-        )

@@ -4,6 +4,7 @@
 import dataclasses
 
 import keras
+import numpy as np
 
 from tf_privacy import _checks
 from tf_privacy.clipping import microbatches
@@ -77,3 +78,26 @@ def restore_styles(config: dict) -> dict:
         if isinstance(config.get(name), dict)
     }
     return {**config, **restored}
+
+
+def fix_batch_size(before: float | None, value: float) -> float:
+    """Returns the expected batch size, which may be set once.
+
+    Args:
+        before: What it was set to, or None.
+        value: What it is to be; > 0.
+
+    Raises:
+        ValueError: If it was another: a divisor that changed between steps
+            would follow the data.
+    """
+    value = _checks.check_real("expected_batch_size", value, above=0.0)
+    if before is None:
+        return value
+    if not np.isclose(before, value, rtol=1e-9):
+        raise ValueError(
+            "expected_batch_size must stay what it was first set to, "
+            f"{before:g}. Received: {value:g}. Use that batch_size, or compile "
+            "a new optimizer."
+        )
+    return before

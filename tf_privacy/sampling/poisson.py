@@ -2,6 +2,7 @@
 """Poisson sampling: every example joins every batch by its own coin."""
 
 import dataclasses
+import math
 import secrets
 import threading
 
@@ -44,6 +45,26 @@ class PoissonSampling:
     def expected_batch_size(self) -> float:
         """The mean size of a batch, num_examples * sampling_probability."""
         return self.num_examples * self.sampling_probability
+
+    def bound_batch_size(self, probability: float) -> int:
+        """Returns a size that batches exceed with at most a probability.
+
+        Args:
+            probability: In (0, 1).
+
+        Source: Bennett's inequality; P(n >= m + u m) <= exp(-m h(u)) for a
+            mean of m, with h(u) = (1 + u) log(1 + u) - u.
+        """
+        _checks.check_real("probability", probability, above=0.0, below=1.0)
+        mean, size = self.expected_batch_size, 0
+        while size < self.num_examples:
+            # The least size beyond which all are that rare.
+            ratio = (size + 1) / mean
+            rate = mean * (ratio * math.log(ratio) - ratio + 1.0)
+            if ratio > 1.0 and rate >= -math.log(probability):
+                break
+            size += 1
+        return size
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """Returns the indices of one batch's units, `[n]` int64, sorted.

@@ -81,6 +81,11 @@ class CyclicDataset(keras.utils.PyDataset):
         return self._batch_size
 
     @property
+    def is_shared(self) -> bool:
+        """Whether other processes take their parts of the same batches."""
+        return False
+
+    @property
     def has_sample_weight(self) -> bool:
         """Whether batches come with sample weights."""
         return self._arrays[2] is not None

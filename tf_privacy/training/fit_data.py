@@ -11,8 +11,11 @@ import numpy as np
 from tf_privacy import _checks
 from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import row_independence
+from tf_privacy.clipping.backend.replicas import replicas
 from tf_privacy.sampling import poisson
+from tf_privacy.sampling import shards
 from tf_privacy.training import poisson_dataset
+from tf_privacy.training import shared_coins
 
 _PROBE_ROWS = 7
 
@@ -33,6 +36,9 @@ class FitData:
         example_rows: A few rows of x to check the model on; None if there are
             none at hand.
         labels: All of y where it is in memory, else None.
+        class_weight: For `fit`.
+        shuffle: For `fit`.
+        padding: What batches are filled up to, a `padding.Padding`, or None.
     """
 
     x: Any
@@ -45,6 +51,9 @@ class FitData:
     expected_batch_size: float | None = None
     example_rows: Any = None
     labels: Any = None
+    class_weight: Any = None
+    shuffle: bool = False
+    padding: Any = None
 
 
 def is_array_input(x) -> bool:
@@ -160,6 +169,7 @@ def _from_arrays(
             validation_split,
             examples_per_unit,
         )
+    shard, coins = _share_batches()
     dataset = poisson_dataset.PoissonDataset(
         x,
         y,
@@ -168,6 +178,8 @@ def _from_arrays(
         steps_per_epoch=steps_per_epoch,
         num_examples=num_examples,
         examples_per_unit=examples_per_unit,
+        shard=shard,
+        coins=coins,
     )
     return FitData(
         x=dataset,
@@ -179,6 +191,16 @@ def _from_arrays(
         ),
         labels=y,
     )
+
+
+def _share_batches():
+    """Returns this process's part of each batch, and the common coins."""
+    scope = replicas.current_scope()
+    count = replicas.num_processes(scope)
+    if count == 1:
+        return None, None
+    index = replicas.process_index(scope)
+    return shards.Shard(index=index, count=count), shared_coins.share_coins()
 
 
 def _split(arrays, num_rows, validation_split, examples_per_unit):

@@ -27,11 +27,13 @@ class Padding:
         examples_per_unit: Consecutive rows that make up one unit.
         adds_weights: Whether there are no sample weights but those that mark
             the rows.
+        is_shared: Whether other processes fill up their parts of a batch.
     """
 
     num_units: int
     examples_per_unit: int
     adds_weights: bool
+    is_shared: bool = False
 
     def put_on(self, data):
         """Returns a batch `(x, y, sample_weight)` filled up.
@@ -42,6 +44,12 @@ class Padding:
         x, y, weight = data
         num_rows = len(keras.tree.flatten(x)[0])
         size = self.num_units * self.examples_per_unit
+        if num_rows > size and self.is_shared:
+            raise RuntimeError(
+                f"batches must have at most {size} rows in each process. "
+                f"Received: {num_rows}, which happens by chance less than once "
+                "in 1e18 times. Go on from the last checkpoint."
+            )
         size *= max(1, math.ceil(num_rows / size))
         if weight is None:
             weight = np.ones((num_rows,), "float32")
@@ -107,13 +115,24 @@ def pad_batches(data, optimizer, class_weight=None):
         The data, the Padding or None, and the class weights that are left.
     """
     is_own = fit_order.has_own_order(data)
-    if not execution.FIXED_SHAPES or not is_own:
+    if not execution.FIXED_SHAPES:
+        return data, None, class_weight
+    count = replicas.num_processes(replicas.current_scope())
+    if count > 1 and not (is_own and data.is_shared):
+        raise ValueError(
+            "x must be arrays, or a PoissonDataset with a shard and coins, "
+            f"where {count} processes train together: each batch is one draw "
+            f"for all of them. Received: {type(data).__name__}. See "
+            "tf_privacy.Shard and tf_privacy.share_coins."
+        )
+    if not is_own:
         return data, None, class_weight
     padding = Padding(
         num_units=math.ceil(data.largest_batch_size / num_shards())
         * num_shards(),
         examples_per_unit=optimizer.examples_per_unit,
         adds_weights=class_weight is None and not data.has_sample_weight,
+        is_shared=data.is_shared,
     )
     padded = PaddedDataset(data, padding, class_weight=class_weight)
     return padded, padding, None

@@ -11,8 +11,6 @@ from tf_privacy import _checks
 from tf_privacy.sampling import poisson
 from tf_privacy.sampling import shards
 
-_STANDARD_DEVIATIONS = 6.0
-
 # Integers beyond this do not survive the int32 that Keras casts indices to.
 _LARGEST_INT = 2**31 - 1
 
@@ -78,20 +76,14 @@ class PoissonDataset(keras.utils.PyDataset):
         examples_per_unit = _checks.check_integer(
             "examples_per_unit", examples_per_unit, at_least=1
         )
-        num_units = count_units(num_examples, examples_per_unit)
-        expected_batch_size = _checks.check_real(
-            "expected_batch_size",
+        self._sampling = _make_sampling(
+            count_units(num_examples, examples_per_unit),
             expected_batch_size,
-            above=0.0,
-            at_most=num_units,
-            hint="A batch cannot be larger than the data set.",
-        )
-        self._sampling = poisson.PoissonSampling(
-            num_examples=num_units,
-            sampling_probability=expected_batch_size / num_units,
-            examples_per_unit=examples_per_unit,
+            examples_per_unit,
         )
         if steps_per_epoch is None:
+            expected_batch_size = self._sampling.expected_batch_size
+            num_units = self._sampling.num_examples
             steps_per_epoch = math.ceil(num_units / expected_batch_size)
         self._steps_per_epoch = _checks.check_integer(
             "steps_per_epoch", steps_per_epoch, at_least=1
@@ -100,12 +92,12 @@ class PoissonDataset(keras.utils.PyDataset):
         self._num_skipped = 0
         self._shard = shard
         self._has_shared_coins = coins is not None
-        self._start_coins()
-        if coins is not None:
-            self._coins.set_state(coins)
+        self._start_coins(coins)
 
-    def _start_coins(self):
+    def _start_coins(self, state=None):
         self._coins = poisson.CoinStream(self._seed)
+        if state is not None:
+            self._coins.set_state(state)
         self._process = os.getpid()
         # Position of the coins after each batch of the pass.
         self._positions = {}
@@ -128,10 +120,17 @@ class PoissonDataset(keras.utils.PyDataset):
 
     @property
     def largest_batch_size(self) -> int:
-        """Units that a batch exceeds once in a billion times."""
-        expected = self._sampling.expected_batch_size
-        spread = _STANDARD_DEVIATIONS * math.sqrt(expected)
-        return min(self._sampling.num_examples, math.ceil(expected + spread))
+        """Units that a batch of this process hardly ever exceeds."""
+        if self._shard is None:
+            return self._sampling.bound_batch_size(1e-9)
+        # One process that takes another shape would stop all of them.
+        most = self._sampling.bound_batch_size(1e-18)
+        return -(-most // self._shard.count)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes take their parts of the same batches."""
+        return self._shard is not None and self._shard.count > 1
 
     @property
     def has_sample_weight(self) -> bool:
@@ -247,6 +246,21 @@ class PoissonDataset(keras.utils.PyDataset):
         if self._shard is not None:
             units = self._shard.take(units)
         return take_units(self._arrays, units, self._sampling.examples_per_unit)
+
+
+def _make_sampling(num_units, expected_batch_size, examples_per_unit):
+    expected_batch_size = _checks.check_real(
+        "expected_batch_size",
+        expected_batch_size,
+        above=0.0,
+        at_most=num_units,
+        hint="A batch cannot be larger than the data set.",
+    )
+    return poisson.PoissonSampling(
+        num_examples=num_units,
+        sampling_probability=expected_batch_size / num_units,
+        examples_per_unit=examples_per_unit,
+    )
 
 
 def _check_shard(shard, coins, seed) -> None:

@@ -12,9 +12,9 @@ from tf_privacy.clipping import row_independence
 from tf_privacy.optimizers import dp_optimizer
 from tf_privacy.training import fit_data
 from tf_privacy.training import fit_order
+from tf_privacy.training import fit_start
 from tf_privacy.training import ledger
 from tf_privacy.training import own_methods
-from tf_privacy.training import padding
 from tf_privacy.training import private_step
 from tf_privacy.training import replica_training
 from tf_privacy.training import saved_ledger
@@ -257,27 +257,21 @@ class PrivateTraining(replica_training.ReplicaTraining):
             PrivacyBudgetError: If a budget is spent.
         """
         self._check_ready("fit")
-        source = fit_order.prepare(
+        source = fit_start.start(
+            self,
             (x, y, sample_weight),
-            self.optimizer,
+            callbacks=callbacks,
+            shuffle=shuffle,
+            class_weight=class_weight,
             batch_size=self._choose_batch_size(x, batch_size),
             steps_per_epoch=steps_per_epoch,
             validation_split=validation_split,
             validation_data=validation_data,
             epochs=epochs,
         )
-        fit_data.check_rows(self, source)
-        fit_data.warn_of_raw_monitors(callbacks)
-        fit_data.show_data(callbacks, source)
-        source = replica_training.share(
-            self, source, shuffle=shuffle, class_weight=class_weight
-        )
-        x, padded, class_weight = padding.pad_batches(
-            source.x, self.optimizer, class_weight
-        )
-        with self._fit_phase(source, padded):
+        with self._fit_phase(source):
             return super().fit(
-                x=x,
+                x=source.x,
                 y=source.y,
                 sample_weight=source.sample_weight,
                 batch_size=source.batch_size,
@@ -286,8 +280,8 @@ class PrivateTraining(replica_training.ReplicaTraining):
                 epochs=epochs,
                 verbose=verbose,
                 callbacks=callbacks,
-                shuffle=shuffle and not fit_order.has_own_order(source.x),
-                class_weight=class_weight,
+                shuffle=source.shuffle,
+                class_weight=source.class_weight,
                 initial_epoch=initial_epoch,
                 validation_steps=validation_steps,
                 validation_batch_size=validation_batch_size or batch_size,
@@ -423,10 +417,10 @@ class PrivateTraining(replica_training.ReplicaTraining):
             )
 
     @contextlib.contextmanager
-    def _fit_phase(self, source, padded):
+    def _fit_phase(self, source):
         with fit_order.own_release(self.optimizer):
             with self._phase(
-                source.sampling, source.expected_batch_size, padded
+                source.sampling, source.expected_batch_size, source.padding
             ):
                 yield
 

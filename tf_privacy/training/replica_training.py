@@ -6,7 +6,6 @@ import dataclasses
 from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping.backend.replicas import replicas
 from tf_privacy.training import fit_data
-from tf_privacy.training import fit_order
 from tf_privacy.training.backend.shares import shares
 
 
@@ -91,7 +90,7 @@ def share(model, source: fit_data.FitData, *, shuffle, class_weight):
         sample_weight=source.sample_weight,
         batch_size=source.batch_size,
         steps_per_epoch=source.steps_per_epoch,
-        shuffle=shuffle and not fit_order.has_own_order(source.x),
+        shuffle=shuffle,
         class_weight=class_weight,
     )
     shared = shares.SharedData(

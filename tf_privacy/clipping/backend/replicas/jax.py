@@ -8,6 +8,7 @@ over all devices, and there is one draw of noise, in one key.
 import contextlib
 
 import jax
+import keras
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -25,11 +26,14 @@ def num_replicas() -> int:
 def num_processes(scope) -> int:
     """Returns how many processes train together.
 
+    Without a `keras.distribution` in force each trains a model of its own.
+
     Args:
         scope: None.
     """
     del scope
-    return jax.process_count()
+    is_shared = keras.distribution.distribution() is not None
+    return jax.process_count() if is_shared else 1
 
 
 def process_index(scope) -> int:

@@ -2,8 +2,8 @@
 """Calls of numpy functions from JAX."""
 
 import jax
+import jax.experimental
 import numpy as np
-from jax.experimental import io_callback
 
 from tf_privacy.clipping.backend.execution import execution
 
@@ -19,6 +19,6 @@ def map_on_host(function, tensor):
     if execution.is_eager():
         return jax.numpy.asarray(function(np.array(tensor)))
     spec = jax.ShapeDtypeStruct(tensor.shape, tensor.dtype)
-    return io_callback(
+    return jax.experimental.io_callback(
         lambda array: function(np.array(array)), spec, tensor, ordered=True
     )

@@ -8,6 +8,7 @@ limits and counts that no file may hold.
 """
 
 import jax
+import numpy as np
 from keras import distribution
 
 from tf_privacy.clipping import keras_internals
@@ -53,7 +54,7 @@ def make_train_function(model, private_step, make_for_keras):
         """Checks on values what must not wait for a trace, once a shape."""
         key = str(jax.tree.map(jax.typeof, data)), private_step.phase.padding
         if key not in prepared:
-            private_step.prepare(data)
+            private_step.prepare(jax.tree.map(_own_rows, data))
             prepared.add(key)
 
     def take_step(state, data):
@@ -79,6 +80,13 @@ def make_train_function(model, private_step, make_for_keras):
         return logs, state
 
     return take_steps
+
+
+def _own_rows(array):
+    """Returns an array, or of one that other processes share the own rows."""
+    if array.is_fully_addressable:
+        return array
+    return np.asarray(array.addressable_shards[0].data)
 
 
 def _pair(groups, values):
