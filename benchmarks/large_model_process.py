@@ -11,6 +11,7 @@ import numpy as np
 import tf_privacy
 from benchmarks import language_model
 from benchmarks import resident
+from benchmarks import scaling_model
 from tf_privacy.clipping import call_plan
 from tf_privacy.clipping import costs
 from tf_privacy.clipping import engine
@@ -194,8 +195,8 @@ def make_batch(rng, case: Case, num_rows: int):
     return keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
 
 
-def count_work(model, case: Case) -> tuple[int, float]:
-    """Returns the tapped layer calls, and the multiplications of one row.
+def make_point(model, case: Case) -> scaling_model.Point:
+    """Returns what a private step on one row takes, by shapes alone.
 
     Forward and backward pass multiply each token with each weight once; the
     norms take what the library's own plan says; and the clipped sum multiplies
@@ -214,7 +215,13 @@ def count_work(model, case: Case) -> tuple[int, float]:
             if term.form == "rows":
                 tokens = 0
             work += term.multiplications + tokens * math.prod(variable.shape)
-    return len(cost.calls), work
+    return scaling_model.Point(
+        num_rows=1,
+        calls=len(cost.calls),
+        row_work=work,
+        row_bytes=cost.row_bytes,
+        parameters=sum(math.prod(v.shape) for v in model.trainable_variables),
+    )
 
 
 def serve(connection, case: Case) -> None:

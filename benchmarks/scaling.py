@@ -92,16 +92,8 @@ def _make_points(size, batch_sizes):
     ]
     for batch in batches:
         model.train_on_batch(*batch)  # Traced by now, for any number of rows.
-    calls, row_work = large_model_process.count_work(model, case)
-    points = [
-        scaling_model.Point(
-            num_rows=num_rows,
-            calls=calls,
-            row_work=row_work,
-            parameters=model.count_params(),
-        )
-        for num_rows in batch_sizes
-    ]
+    point = large_model_process.make_point(model, case)
+    points = [dataclasses.replace(point, num_rows=n) for n in batch_sizes]
     steps = [functools.partial(model.train_on_batch, *b) for b in batches]
     return list(zip(points, steps, strict=True))
 
@@ -123,11 +115,12 @@ def _measure(points_and_steps):
 
 def _print_points(points, cost):
     print(
-        f"{FLAGS.clock} seconds = {cost.call:.2e} * calls + {cost.work:.2e} * "
-        f"rows * work of a row + {cost.update:.2e} * parameters"
+        f"{FLAGS.clock} seconds = {cost.call:.2e} * calls + rows * "
+        f"({cost.work:.2e} * work + {cost.traffic:.2e} * bytes) + "
+        f"{cost.update:.2e} * parameters"
     )
     print(
-        f"{'parameters':>10} {'calls':>5} {'rows':>5} {'work of a row':>13} "
+        f"{'parameters':>10} {'calls':>5} {'rows':>5} {'work':>9} {'bytes':>9} "
         f"{'measured':>9} {'predicted':>9} {'ratio':>6}"
     )
     for point in points:
@@ -135,9 +128,9 @@ def _print_points(points, cost):
         mark = "held out" if str(point.num_rows) in FLAGS.held_out else ""
         print(
             f"{point.parameters:>10,} {point.calls:>5} {point.num_rows:>5} "
-            f"{point.row_work:>13.2e} {point.seconds * 1e3:>6.1f} ms "
-            f"{predicted * 1e3:>6.1f} ms {predicted / point.seconds:>6.2f} "
-            f"{mark}"
+            f"{point.row_work:>9.2e} {point.row_bytes:>9.2e} "
+            f"{point.seconds * 1e3:>6.1f} ms {predicted * 1e3:>6.1f} ms "
+            f"{predicted / point.seconds:>6.2f} {mark}"
         )
 
 
@@ -152,18 +145,16 @@ def _predict(cost, large):
     rows = []
     for bandwidth, count in itertools.product(FLAGS.bandwidths, _REPLICAS):
         link = {
-            "calls": large.calls,
-            "row_work": large.row_work,
-            "parameters": large.parameters,
             "bandwidth": 1e9 * float(bandwidth),
             "latency": FLAGS.latency,
         }
         mean = np.full((1, count), FLAGS.large_batch / count)
-        paper = scaling_model.simulate_steps(cost, mean, **link)[0]
+        paper = scaling_model.simulate_steps(cost, large, mean, **link)[0]
         simulated = [
             np.mean(
                 scaling_model.simulate_steps(
                     cost,
+                    large,
                     scaling_model.draw_shards(
                         np.random.default_rng(0),
                         batch_size=FLAGS.large_batch,
@@ -180,8 +171,7 @@ def _predict(cost, large):
             scaling_model.compute_ring_seconds(
                 np.zeros(count),
                 parameters=large.parameters,
-                bandwidth=link["bandwidth"],
-                latency=FLAGS.latency,
+                **link,
             )
         )
         rows.append((float(bandwidth), count, paper, *simulated))
@@ -224,13 +214,7 @@ def main(argv):
         sequence=FLAGS.large_sequence,
     )
     model = large_model_process.make_model(case)
-    calls, row_work = large_model_process.count_work(model, case)
-    large = scaling_model.Point(
-        num_rows=1,
-        calls=calls,
-        row_work=row_work,
-        parameters=model.count_params(),
-    )
+    large = large_model_process.make_point(model, case)
     rows = _predict(cost.divided_by(FLAGS.speed), large)
     if FLAGS.plot:
         _plot(rows)

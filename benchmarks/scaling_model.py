@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a private step costs, on paper: one machine and many.
 
-    seconds = a * calls + b * work + c * parameters + communication
+    seconds = a * calls + rows * (b * work + m * traffic) + c * parameters
+              + communication
     calls   = calls of layers with weights
-    work    = rows * multiplications of a row
+    work    = multiplications of a row
+    traffic = bytes that a row holds, as `tf_privacy.clipping.costs` has it
     communication = 2 (R - 1) hops of parameters * 4 / R bytes in a ring
 A step of R replicas lasts until the slowest of them has its clipped sum, then
 until the sums have been around the ring twice: a chunk at a time, each hop
@@ -26,6 +28,7 @@ class Point:
         num_rows: Rows of the batch.
         calls: Calls of layers with trained weights.
         row_work: Multiplications that a row takes.
+        row_bytes: Bytes that a row holds; each is written and read.
         parameters: Trained parameters.
         seconds: How long the step took; NaN where it was not measured.
     """
@@ -33,27 +36,31 @@ class Point:
     num_rows: int
     calls: int
     row_work: float
+    row_bytes: float
     parameters: int
     seconds: float = float("nan")
 
     def features(self):
-        """Returns what the constants are multiplied with, `[3]`."""
-        work = self.num_rows * self.row_work
-        return np.array([self.calls, work, self.parameters], np.float64)
+        """Returns what the constants are multiplied with, `[4]`."""
+        rows = self.num_rows
+        work, traffic = rows * self.row_work, rows * self.row_bytes
+        return np.array([self.calls, work, traffic, self.parameters], float)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class StepCost:
     """The constants of one machine; all >= 0.
 
     Attributes:
         call: Seconds of a layer call, whatever it multiplies.
         work: Seconds of a multiplication in the pass over the rows.
+        traffic: Seconds of a byte in it.
         update: Seconds of a parameter: noise, division, optimizer.
     """
 
     call: float
     work: float
+    traffic: float
     update: float
 
     def predict(self, point: Point) -> float:
@@ -62,7 +69,7 @@ class StepCost:
         Args:
             point: Whose `seconds` are not looked at.
         """
-        return float(point.features() @ [self.call, self.work, self.update])
+        return float(point.features() @ dataclasses.astuple(self))
 
     def divided_by(self, speed: float) -> "StepCost":
         """Returns the constants of a machine that is so many times faster.
@@ -70,11 +77,7 @@ class StepCost:
         Args:
             speed: > 0.
         """
-        return StepCost(
-            call=self.call / speed,
-            work=self.work / speed,
-            update=self.update / speed,
-        )
+        return StepCost(*(np.array(dataclasses.astuple(self)) / speed).tolist())
 
 
 def fit_cost(points) -> StepCost:
@@ -83,15 +86,15 @@ def fit_cost(points) -> StepCost:
     Squares of relative errors count, and no constant is negative.
 
     Args:
-        points: At least three measured Points.
+        points: At least four measured Points.
 
     Raises:
         ValueError: If there are fewer points, or one was not measured.
     """
     seconds = np.array([point.seconds for point in points])
-    if len(points) < 3 or not np.all(seconds > 0):
+    if len(points) < 4 or not np.all(seconds > 0):
         raise ValueError(
-            "points must be at least 3, with seconds > 0. Received: seconds "
+            "points must be at least 4, with seconds > 0. Received: seconds "
             f"{seconds}. Measure more of them."
         )
     rows = np.array([point.features() for point in points])
@@ -99,8 +102,7 @@ def fit_cost(points) -> StepCost:
     # Columns of one size: they differ by a factor of 1e10.
     sizes = np.linalg.norm(relative, axis=0)
     constants, _ = optimize.nnls(relative / sizes, np.ones(len(points)))
-    call, work, update = (constants / sizes).tolist()
-    return StepCost(call=call, work=work, update=update)
+    return StepCost(*(constants / sizes).tolist())
 
 
 def compute_ring_seconds(
@@ -161,27 +163,31 @@ def draw_shards(
 
 def simulate_steps(
     cost: StepCost,
+    point: Point,
     shards,
     *,
-    calls: int,
-    row_work: float,
-    parameters: int,
     bandwidth: float,
     latency: float,
 ):
     """Returns the seconds of each step, `[num_steps]`.
 
+    Each replica noises and updates all parameters.
+
     Args:
         cost: The constants of one machine.
+        point: The model; its `num_rows` are not looked at.
         shards: `[num_steps, R]` rows, from `draw_shards`.
-        calls: Calls of layers with trained weights.
-        row_work: Multiplications that a row takes.
-        parameters: Trained parameters; each replica noises and updates all.
         bandwidth: Bytes a second of a link; > 0.
         latency: Seconds of a hop; >= 0.
     """
-    ready = cost.call * calls + cost.work * row_work * np.asarray(shards)
-    summed = compute_ring_seconds(
-        ready, parameters=parameters, bandwidth=bandwidth, latency=latency
+    one, none = (
+        cost.predict(dataclasses.replace(point, num_rows=n, parameters=0))
+        for n in (1, 0)
     )
-    return np.max(summed, axis=-1) + cost.update * parameters
+    summed = compute_ring_seconds(
+        none + (one - none) * np.asarray(shards),
+        parameters=point.parameters,
+        bandwidth=bandwidth,
+        latency=latency,
+    )
+    return np.max(summed, axis=-1) + cost.update * point.parameters

@@ -152,14 +152,24 @@ def test_process_reports_the_steps_that_it_took():
     assert np.isfinite(end.loss)
 
 
-def test_work_of_a_row_is_counted_by_hand():
+def test_work_of_a_row_is_counted_as_by_hand():
     size = dataclasses.replace(SIZE, layers=1)
-    case = large_model_process.Case(size=size, is_private=True, batch_size=1)
+    case = large_model_process.Case(
+        size=size, is_private=True, keras_hub=False, batch_size=1
+    )
     model = large_model_process.make_model(case)
-    calls, work = large_model_process.count_work(model, case)
-    passes = 2 * size.sequence * model.count_params()
-    # Two embeddings, the head, six of a decoder layer with four of attention,
-    # and the last normalization.
-    assert calls == 2 + 8 + 1 + 1
-    # A third pass for the norms and the clipped sums, or a little more.
-    assert passes < work < 2 * passes
+    point = large_model_process.make_point(model, case)
+    # Two embeddings, a decoder layer of 2 norms, 4 + 2 kernels, norm, head.
+    assert point.calls == 2 + 8 + 1 + 1
+    kernels = 4 * 8 * 8 + 2 * 8 * 32
+    head, positions, norms = 13 * 8, 6 * 8, 3 * 2 * 8
+    biases = 4 * 8 + 32 + 8
+    assert point.parameters == kernels + head + positions + norms + biases
+    # Six tokens forwards, backwards and for the gradients, whose squares and
+    # weighted sum take one more each.
+    made = kernels + head
+    small = positions + norms + biases
+    lookups = 6 * 6 * (8 + 1)
+    expected = 12 * point.parameters + 8 * made + 2 * small + lookups
+    assert point.row_work == expected
+    assert point.row_bytes > 4 * point.parameters

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import scaling_model
 
-COST = scaling_model.StepCost(call=0.001, work=2e-11, update=3e-9)
+COST = scaling_model.StepCost(call=0.001, work=2e-11, traffic=1e-9, update=3e-9)
 
 
 def make_points(cost, noise=0.0):
@@ -18,15 +18,16 @@ def make_points(cost, noise=0.0):
     rng = np.random.default_rng(0)
     points = []
     for num_rows in (1, 4, 16, 64):
-        for calls, row_work, parameters in (
-            (5, 1e6, 10**5),
-            (10, 1e8, 10**6),
-            (20, 1e9, 10**8),
+        for calls, row_work, row_bytes, parameters in (
+            (5, 1e6, 1e7, 10**5),
+            (10, 1e8, 1e5, 10**6),
+            (20, 1e9, 1e6, 10**8),
         ):
             point = scaling_model.Point(
                 num_rows=num_rows,
                 calls=calls,
                 row_work=row_work,
+                row_bytes=row_bytes,
                 parameters=parameters,
             )
             seconds = cost.predict(point) * (1 + noise * rng.normal())
@@ -34,18 +35,20 @@ def make_points(cost, noise=0.0):
     return points
 
 
-def test_cost_is_the_sum_of_its_three_parts():
+def test_cost_is_the_sum_of_its_parts():
     point = scaling_model.Point(
-        num_rows=8, calls=10, row_work=1e9, parameters=10**7
+        num_rows=8, calls=10, row_work=1e9, row_bytes=5e6, parameters=10**7
     )
-    assert COST.predict(point) == pytest.approx(0.01 + 0.16 + 0.03)
-    assert COST.divided_by(4.0).predict(point) == pytest.approx(0.05)
+    seconds = 0.01 + 8 * (0.02 + 0.005) + 0.03
+    assert COST.predict(point) == pytest.approx(seconds)
+    assert COST.divided_by(4.0).predict(point) == pytest.approx(seconds / 4)
 
 
 def test_fit_finds_the_constants_again():
     found = scaling_model.fit_cost(make_points(COST))
     assert found.call == pytest.approx(COST.call, rel=1e-6)
     assert found.work == pytest.approx(COST.work, rel=1e-6)
+    assert found.traffic == pytest.approx(COST.traffic, rel=1e-6)
     assert found.update == pytest.approx(COST.update, rel=1e-6)
 
 
@@ -55,17 +58,19 @@ def test_fit_weighs_relative_errors_and_stays_positive():
     for point in points:
         assert found.predict(point) == pytest.approx(point.seconds, rel=0.2)
     # Where calls cost nothing, none below zero makes up for errors.
-    free = scaling_model.StepCost(call=0.0, work=2e-11, update=3e-9)
+    free = scaling_model.StepCost(
+        call=0.0, work=2e-11, traffic=1e-9, update=3e-9
+    )
     assert scaling_model.fit_cost(make_points(free, noise=0.2)).call >= 0.0
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan])
 def test_fit_refuses_points_that_were_not_measured(seconds):
-    points = make_points(COST)[:3]
+    points = make_points(COST)[:4]
     points[1] = dataclasses.replace(points[1], seconds=seconds)
-    with pytest.raises(ValueError, match="points must be at least 3, with"):
+    with pytest.raises(ValueError, match="points must be at least 4, with"):
         scaling_model.fit_cost(points)
-    with pytest.raises(ValueError, match="points must be at least 3, with"):
+    with pytest.raises(ValueError, match="points must be at least 4, with"):
         scaling_model.fit_cost(points[:1])
 
 
@@ -151,14 +156,12 @@ def test_unknown_split_is_refused():
 
 def test_slowest_shard_rules_the_step():
     shards = np.array([[4, 4, 4, 4], [1, 1, 1, 13]])
-    settings = {
-        "calls": 10,
-        "row_work": 1e9,
-        "parameters": 10**6,
-        "bandwidth": 1e9,
-        "latency": 0.0,
-    }
-    even, skewed = scaling_model.simulate_steps(COST, shards, **settings)
+    point = scaling_model.Point(
+        num_rows=1, calls=10, row_work=1e9, row_bytes=0, parameters=10**6
+    )
+    even, skewed = scaling_model.simulate_steps(
+        COST, point, shards, bandwidth=1e9, latency=0.0
+    )
     ring = 1.5 * 4e6 / 1e9
     assert even == pytest.approx(0.01 + 4 * 0.02 + ring + 0.003)
     assert skewed == pytest.approx(0.01 + 13 * 0.02 + ring + 0.003)

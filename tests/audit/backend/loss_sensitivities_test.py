@@ -81,6 +81,27 @@ def make_normalized(normalize):
     ]
 
 
+def make_attention():
+    """Keys and queries of three tokens of one number."""
+    return [
+        layers.Reshape((3, 1), dtype="float64"),
+        SelfAttention(dtype="float64"),
+        layers.Flatten(dtype="float64"),
+        layers.Dense(3, dtype="float64"),
+    ]
+
+
+class SelfAttention(layers.Layer):
+    """Attends to its inputs."""
+
+    def build(self, shape):
+        self.attention = layers.MultiHeadAttention(1, 2, dtype="float64")
+        self.attention.build(shape, shape)
+
+    def call(self, inputs):
+        return self.attention(inputs, inputs)
+
+
 class HalfStopped(layers.Layer):
     """Multiplies inputs by a bounded function of theirs, held constant."""
 
@@ -147,6 +168,7 @@ class Trainer:
     [
         make_plain,
         make_with_state,
+        make_attention,
         *(
             pytest.param(
                 functools.partial(make_normalized, normalize),

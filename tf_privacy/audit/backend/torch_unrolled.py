@@ -6,6 +6,7 @@ from collections.abc import Callable
 import keras
 import torch
 from torch import overrides
+from torch.nn import attention
 
 
 def compile_step(function: Callable, *examples) -> Callable:
@@ -72,7 +73,9 @@ def pull_back(function: Callable, inputs, cotangents):
             number.
     """
     inputs = [tensor.detach().requires_grad_() for tensor in inputs]
-    with _FollowedStops():
+    # The other kernels of attention have no second derivative.
+    in_full = attention.sdpa_kernel(attention.SDPBackend.MATH)
+    with _FollowedStops(), in_full:
         outputs = function(inputs)
     if cotangents is None:
         cotangents = [torch.ones_like(output) for output in outputs]

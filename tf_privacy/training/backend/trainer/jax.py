@@ -84,7 +84,7 @@ def make_train_function(model, private_step, make_for_keras):
 
 def _own_rows(array):
     """Returns an array, or of one that other processes share the own rows."""
-    if array.is_fully_addressable:
+    if getattr(array, "is_fully_addressable", True):
         return array
     return np.asarray(array.addressable_shards[0].data)
 
