@@ -251,6 +251,34 @@ def test_callbacks_see_the_weights_of_each_step():
         assert np.any(before != after)
 
 
+def test_a_run_that_was_killed_goes_on_and_forgets_no_step(tmp_path):
+    class Kill(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if num_steps(self.model) == 6:
+                raise KeyboardInterrupt
+
+    def fit(*callbacks):
+        model = make_model(optimizer=make_optimizer(tf_privacy.DPAdam))
+        resume = tf_privacy.ResumableTraining(tmp_path / "run", reserve_steps=3)
+        model.fit(
+            X,
+            LABELS,
+            batch_size=16,
+            epochs=3,
+            verbose=0,
+            callbacks=[resume, *callbacks],
+        )
+        return model, resume
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(Kill())
+    model, resume = fit()
+    # Two steps ran after the checkpoint, and one more was announced.
+    assert 2 <= resume.num_lost_steps <= 5
+    assert model.optimizer.ledger.num_steps() == 12 + resume.num_lost_steps
+    assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 12
+
+
 def test_hostile_rows_add_nothing_or_no_more_than_the_clip():
     optimizer = make_optimizer(
         learning_rate=1.0, noise_multiplier=TINY, expected_batch_size=1

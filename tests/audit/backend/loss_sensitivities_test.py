@@ -168,7 +168,12 @@ class Trainer:
     [
         make_plain,
         make_with_state,
-        make_attention,
+        pytest.param(
+            make_attention,
+            marks=pytest.mark.skipif(
+                BACKEND == "jax", reason="JAX attends in float32"
+            ),
+        ),
         *(
             pytest.param(
                 functools.partial(make_normalized, normalize),
