@@ -5,16 +5,51 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import ops
 
 from tf_privacy.optimizers import step_ledger
 
 SHAPE = step_ledger.StepLedger.table_shape()
+MOST = 2**31 - 1
+IN_A_GRAPH = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="tf.function"
+)
 
 
 def make_ledger():
-    table = keras.Variable(np.zeros(SHAPE), dtype="float64", trainable=False)
-    budget = keras.Variable(np.zeros(2), dtype="float64", trainable=False)
-    return step_ledger.StepLedger(table, budget)
+    ledger, _ = make_restorable()
+    return ledger
+
+
+def make_restorable():
+    """Returns a ledger and the variables of it that a checkpoint restores."""
+    variables = {}
+
+    def add_variable(shape, dtype, name):
+        variables[name] = keras.Variable(
+            np.zeros(shape), dtype=dtype, trainable=False
+        )
+        return variables[name]
+
+    return step_ledger.StepLedger(add_variable), variables
+
+
+def restore(variables, saved):
+    """Writes behind the back of a ledger, as a checkpoint does."""
+    for name, variable in saved.items():
+        variables[name].assign(variable.value)
+
+
+def tracked_of(ledger):
+    """Returns what a checkpoint of a ledger holds."""
+    other, variables = make_restorable()
+    other.merge(ledger.to_numpy())
+    other.set_budget(ledger.budget)
+    return variables
+
+
+def value_of(variable):
+    return ops.convert_to_numpy(variable.value)
 
 
 def make_kind(**changes):
@@ -91,6 +126,7 @@ def test_any_difference_makes_another_kind(change):
     assert ledger.row_of(POISSON) != ledger.row_of(make_kind(**change))
 
 
+@IN_A_GRAPH
 def test_steps_are_counted_within_a_compiled_loop():
     ledger = make_ledger()
     row = ledger.row_of(POISSON)
@@ -105,6 +141,7 @@ def test_steps_are_counted_within_a_compiled_loop():
     assert ledger.entries() == [(POISSON, 1001)]
 
 
+@IN_A_GRAPH
 def test_a_row_can_be_made_while_a_function_is_traced():
     """A custom loop may take its very first step in a `tf.function`."""
     ledger = make_ledger()
@@ -148,7 +185,7 @@ def test_no_row_allows_no_step():
     ledger = make_ledger()
     ledger.row_of(POISSON)
     assert not ledger.allows(-1)
-    assert not ledger.allows(tf.constant(-1))
+    assert not ledger.allows(ops.convert_to_tensor(-1, "int32"))
 
 
 def test_refusals_are_reported_once():
@@ -274,21 +311,15 @@ def test_a_copy_of_the_table_is_a_copy():
 # A checkpoint writes the tracked variables behind the ledger's back.
 
 
-def make_restorable():
-    table = keras.Variable(np.zeros(SHAPE), dtype="float64", trainable=False)
-    budget = keras.Variable(np.zeros(2), dtype="float64", trainable=False)
-    return step_ledger.StepLedger(table, budget), table, budget
-
-
 def test_steps_restored_under_a_budget_close_it_until_it_is_worked_out():
-    ledger, table, _ = make_restorable()
+    ledger, variables = make_restorable()
     row = ledger.row_of(POISSON)
     ledger.set_budget((1.0, 1e-5))
     ledger.set_limit(row, 5)
     assert ledger.allows(row)
-    other = make_ledger()
+    other, saved = make_restorable()
     count(other, POISSON, 100)
-    table.assign(other.to_numpy())
+    restore(variables, saved)
     assert not ledger.allows(row)
     assert ledger.entries() == [(POISSON, 100)]
     ledger.set_limit(row, 2)
@@ -299,22 +330,22 @@ def test_steps_restored_under_a_budget_close_it_until_it_is_worked_out():
 
 
 def test_more_steps_of_the_same_row_close_it_too():
-    ledger, table, _ = make_restorable()
+    ledger, variables = make_restorable()
     row = ledger.row_of(POISSON)
     ledger.set_budget((1.0, 1e-5))
     ledger.set_limit(row, 5)
-    newer = ledger.to_numpy()
-    newer[row, -1] += 50
-    table.assign(newer)
+    newer = np.array(value_of(variables["ledger_counts"]))
+    newer[row] += 50
+    variables["ledger_counts"].assign(newer)
     assert not ledger.allows(row)
     assert ledger.num_steps() == 50
 
 
 def test_a_budget_restored_into_a_new_ledger_closes_it():
-    ledger, _, budget = make_restorable()
+    ledger, variables = make_restorable()
     row = ledger.row_of(POISSON)
     assert ledger.allows(row)
-    budget.assign(np.array([2.0, 1e-5]))
+    variables["budget"].assign(np.array([2.0, 1e-5]).view(np.int32))
     assert ledger.budget == (2.0, 1e-5)
     assert not ledger.allows(row)
     ledger.set_limit(row, 1)
@@ -322,14 +353,199 @@ def test_a_budget_restored_into_a_new_ledger_closes_it():
 
 
 def test_an_emptied_table_takes_nothing_back():
-    ledger, table, budget = make_restorable()
+    ledger, variables = make_restorable()
     row = ledger.row_of(POISSON)
     ledger.set_budget((1.0, 1e-5))
     ledger.set_limit(row, 3)
     for _ in range(3):
         ledger.count(row)
-    table.assign(np.zeros(SHAPE))
-    budget.assign(np.zeros(2))
+    _, empty = make_restorable()
+    restore(variables, empty)
     assert not ledger.allows(row)
     assert ledger.entries() == [(POISSON, 3)]
     assert ledger.budget == (1.0, 1e-5)
+
+
+# Nothing is rounded, on any backend, and no count turns negative.
+
+
+def test_digits_that_float32_has_not_are_kept():
+    kind = make_kind(
+        noise_multiplier=1.1 + 2**-50,
+        sampling_probability=1e-300,
+        num_examples=2**53 - 1,
+        release=float(2**52 - 1),
+    )
+    ledger = make_ledger()
+    count(ledger, kind, 1)
+    ledger.set_budget((1 / 3, 1e-12 / 3))
+    assert ledger.entries() == [(kind, 1)]
+    assert ledger.budget == (1 / 3, 1e-12 / 3)
+    other, variables = make_restorable()
+    restore(variables, tracked_of(ledger))
+    assert other.entries() == [(kind, 1)]
+    assert other.budget == (1 / 3, 1e-12 / 3)
+    assert np.array_equal(other.to_numpy(), ledger.to_numpy())
+
+
+@pytest.mark.parametrize(
+    ("run", "other_run"),
+    [(2**52 - 2, 2**52 - 1), (2**51, 2**51 + 2**31), (0, 2**52 - 1)],
+)
+def test_runs_are_told_apart_by_every_digit(monkeypatch, run, other_run):
+    ledger, variables = make_restorable()
+    saved = {}
+    for number in (run, other_run):
+        monkeypatch.setattr("secrets.randbelow", lambda _, n=number: n)
+        other, saved[number] = make_restorable()
+        count(other, POISSON, 1)
+        other.set_budget((1.0, 1e-5))
+        if number == run:
+            ledger.merge(other.to_numpy())
+    row = ledger.row_of(USER)
+    ledger.set_budget((1.0, 1e-5))
+    ledger.set_limit(row, 5)
+    restore(variables, saved[run])
+    assert ledger.allows(row)
+    restore(variables, saved[other_run])
+    assert not ledger.allows(row)
+
+
+def test_steps_beyond_two_to_the_24_are_counted_one_by_one():
+    ledger = make_ledger()
+    row = ledger.row_of(POISSON)
+    table = ledger.to_numpy()
+    table[row, -1] = 2**24
+    ledger.merge(table)
+    ledger.set_limit(row, 2)
+    ledger.count(row)
+    assert ledger.num_steps() == ledger.num_taken() == 2**24 + 1
+    assert ledger.allows(row)
+    ledger.count(row)
+    assert ledger.num_steps() == 2**24 + 2
+    assert not ledger.allows(row)
+    assert int(ledger.position(row, 3)) == (2**24 + 2) % 3
+
+
+@pytest.mark.parametrize("limit", [None, 1, 2**40])
+def test_a_count_ends_at_the_largest_int32(limit):
+    ledger = make_ledger()
+    row = ledger.row_of(POISSON)
+    table = ledger.to_numpy()
+    table[row, -1] = MOST - 1
+    ledger.merge(table)
+    if limit is not None:
+        ledger.set_limit(row, limit)
+    assert ledger.remaining(row) == 1
+    assert ledger.allows(row)
+    ledger.count(row)
+    assert ledger.remaining(row) == 0
+    assert not ledger.allows(row)
+    ledger.count(row)  # Not asked whether it is allowed.
+    assert ledger.entries() == [(POISSON, MOST)]
+
+
+def test_a_restored_count_at_the_largest_int32_is_not_passed():
+    ledger, variables = make_restorable()
+    row = ledger.row_of(POISSON)
+    variables["ledger_counts"].assign(np.full(SHAPE[0], MOST, np.int32))
+    assert not ledger.allows(row)
+    ledger.count(row)
+    assert ledger.entries() == [(POISSON, MOST)]
+
+
+@pytest.mark.parametrize("value", [2.0**31, 1e300, 0.5])
+def test_a_count_that_no_int32_holds_is_refused(value):
+    """It must not be taken for fewer steps."""
+    other = make_ledger()
+    count(other, POISSON, 1)
+    table = other.to_numpy()
+    table[0, -1] = value
+    with pytest.raises(ValueError, match="^ledger must"):
+        make_ledger().merge(table)
+
+
+# A compiled step of JAX is a function of the variables that are listed.
+
+
+def take_step(ledger, row):
+    """Takes a step, or notes that it was refused; returns which."""
+    allowed = bool(ledger.allows(row))
+    if allowed:
+        ledger.count(row)
+    else:
+        ledger.refuse()
+    return allowed
+
+
+def state_of(ledger, variables):
+    return [*ledger.state_variables, *variables.values()]
+
+
+def prepare(case):
+    """Returns a ledger, its variables and a row, in one of some states."""
+    ledger, variables = make_restorable()
+    row = ledger.row_of(POISSON)
+    count(ledger, POISSON, 3)
+    if "budget" in case:
+        ledger.set_budget((1.0, 1e-5))
+    if "limit" in case:
+        ledger.set_limit(row, 2)
+    if "restored" in case:
+        _, other = make_restorable()
+        variables["ledger_counts"].assign(np.full(SHAPE[0], 9, np.int32))
+    if "keys" in case:
+        other, saved = make_restorable()
+        count(other, POISSON, 1)
+        restore(variables, {"ledger_keys": saved["ledger_keys"]})
+    return ledger, variables, row
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("plain", True),
+        ("limit", True),
+        ("budget", False),
+        ("budget limit", True),
+        ("restored", True),
+        ("budget limit restored", False),
+        ("budget limit keys", False),
+    ],
+)
+@pytest.mark.parametrize("other_case", ["plain", "budget limit keys"])
+def test_a_step_only_looks_at_the_listed_state(case, expected, other_case):
+    """One ledger, given the state of another, takes the other's step."""
+    ledger, variables, row = prepare(case)
+    stand_in, own_variables, _ = prepare(other_case)
+    before = [value_of(v).copy() for v in state_of(stand_in, own_variables)]
+    mapping = list(
+        zip(
+            state_of(stand_in, own_variables),
+            [v.value + 0 for v in state_of(ledger, variables)],
+            strict=True,
+        )
+    )
+    with keras.StatelessScope(state_mapping=mapping) as scope:
+        assert take_step(stand_in, row) == expected
+        after = [scope.get_current_value(v) for v, _ in mapping]
+    assert take_step(ledger, row) == expected
+    for new, variable in zip(after, state_of(ledger, variables), strict=True):
+        assert np.array_equal(ops.convert_to_numpy(new), value_of(variable))
+    # And it only writes there.
+    for old, (variable, _) in zip(before, mapping, strict=True):
+        assert np.array_equal(value_of(variable), old)
+
+
+def test_a_step_writes_only_what_is_small():
+    ledger, variables, row = prepare("limit")
+    state = state_of(ledger, variables)
+    mapping = [(v, v.value + 0) for v in state]
+    with keras.StatelessScope(state_mapping=mapping) as scope:
+        ledger.count(row)
+        ledger.refuse()
+        written = [
+            v for v, old in mapping if scope.get_current_value(v) is not old
+        ]
+    assert len(written) == 3
+    assert sum(np.prod(v.shape, dtype=int) for v in written) <= 2 * SHAPE[0] + 1

@@ -410,7 +410,7 @@ class RestoreBudget(keras.callbacks.Callback):
                 for v in self.model.optimizer.variables
                 if v.path.endswith("budget")
             )
-            budget.assign(np.array([1.0, DELTA]))
+            budget.assign(np.array([1.0, DELTA]).view(np.int32))
 
 
 def test_a_budget_restored_in_mid_run_is_not_passed_over_in_silence():

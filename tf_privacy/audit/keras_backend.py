@@ -5,18 +5,22 @@ import importlib
 
 import keras
 
+_BACKENDS = ("tensorflow", "jax", "torch")
+
 
 def load(name: str):
     """Returns a module of the Keras backend in use.
 
     Args:
         name: What it does, the end of the module's name; may be empty.
+
+    Raises:
+        NotImplementedError: If there is none for it.
     """
     backend = keras.backend.backend()
-    if backend != "tensorflow":
+    if backend not in _BACKENDS:
         raise NotImplementedError(
-            "KERAS_BACKEND must be 'tensorflow' to audit a model. Received: "
-            f"{backend!r}. Set KERAS_BACKEND=tensorflow before Keras is "
-            "imported."
+            f"KERAS_BACKEND must be one of {_BACKENDS} to audit a model. "
+            f"Received: {backend!r}. Set it before Keras is imported."
         )
     return importlib.import_module(f"{__package__}.backend.{backend}{name}")

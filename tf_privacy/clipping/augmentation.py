@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from tf_privacy import _checks
+from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import probe_rows
 from tf_privacy.clipping import row_independence
 from tf_privacy.clipping.backend.graphs import graphs
@@ -88,7 +89,7 @@ class Augmentation:
         Args:
             x: A structure of arrays `[B, ...]`.
         """
-        with keras.StatelessScope():
+        with keras_internals.InnerScope():
             return self._apply(probe_rows.as_tensors(x))
 
     def view_specs(self, x):

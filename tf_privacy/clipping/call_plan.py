@@ -108,7 +108,7 @@ class _Observer:
         _check_steps(layer, args, kwargs)
         if self.root is None:
             self._graph = graphs.current_graph()
-        elif graphs.current_graph() is not self._graph:
+        elif graphs.current_graph() != self._graph:
             # Inside a loop or a vectorised map: what happens here belongs to
             # the call that opened it, which is on the stack.
             return call(*args, **kwargs)

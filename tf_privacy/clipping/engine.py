@@ -265,11 +265,13 @@ def _book_keeping(model, data, counted, plan, loss, settings, tables):
         losses = unit_losses.compute_unit_losses(
             loss, y, y_pred, sample_weight, scale=scale
         )
-        return ops.sum(losses), (y_pred, losses)
+        return ops.sum(losses), (y_pred, recorder.tensors())
 
-    (y_pred, _), cotangents = backend.pull_back(forward)
+    (y_pred, tensors), cotangents = backend.pull_back(forward)
+    recorder = recorders[-1]
+    recorder.keep(tensors)
     terms = taps.collect_terms(
-        recorders[0].records,
+        recorder.records,
         cotangents,
         1.0 / (scale * _num_views(settings)),
         variables,

@@ -17,6 +17,7 @@ from keras.src.models import functional
 from keras.src.models import model as model_module
 
 _CALL_CONTEXT = "current_call_ctx"
+_SCOPE = "stateless_scope"
 
 
 def flatten_layers(model):
@@ -79,10 +80,49 @@ def added_attribute(layer, name, value):
         del vars(layer)[name]
 
 
+class InnerScope(keras.StatelessScope):
+    """A stateless scope that knows what the scope around it holds.
+
+    Keras's own reads a variable that it has no value for from the variable
+    itself, and so misses the state of a step that is a pure function.
+
+    Args:
+        state_mapping: Pairs of a `keras.Variable` and the value it has within.
+    """
+
+    def __init__(self, state_mapping=()):
+        super().__init__(state_mapping, initialize_variables=False)
+        self._updated = {}
+
+    def get_current_value(self, variable):
+        """Returns a variable's value here, or None to read it as it is."""
+        value = super().get_current_value(variable)
+        return outer_value(self, variable) if value is None else value
+
+    def add_update(self, update):
+        """Keeps an update to itself."""
+        variable, _ = update
+        self._updated[id(variable)] = variable
+        super().add_update(update)
+
+    @property
+    def updated(self) -> list[keras.Variable]:
+        """The variables that were assigned to, each once."""
+        return list(self._updated.values())
+
+
+def outer_value(scope, variable):
+    """Returns what the scope around an open scope has for a variable."""
+    if scope.original_scope is None:
+        return None
+    return scope.original_scope.get_current_value(variable)
+
+
 class ObservedState(keras.StatelessScope):
     """A scope in which reads and updates of variables are reported.
 
-    Values come from the variables themselves; nothing is replaced.
+    Values come from the scope around it, or else from the variables
+    themselves; nothing is replaced.
 
     Args:
         on_read: Called with each `keras.Variable` that is read.
@@ -97,6 +137,7 @@ class ObservedState(keras.StatelessScope):
     def get_current_value(self, variable):
         """Reports the read; None makes Keras use the variable's own value."""
         self._on_read(variable)
+        return outer_value(self, variable)
 
     def add_update(self, update):
         """Hands the update over."""
@@ -104,8 +145,25 @@ class ObservedState(keras.StatelessScope):
 
 
 def assign_directly(variable, value):
-    """Assigns to a variable although a stateless scope is open."""
-    variable._direct_assign(value)
+    """Assigns to a variable although its updates are being observed."""
+    scope = global_state.get_global_attribute(_SCOPE)
+    while isinstance(scope, ObservedState):
+        scope = scope.original_scope
+    if scope is None:
+        variable._direct_assign(value)
+    else:
+        scope.add_update((variable, value))
+
+
+@contextlib.contextmanager
+def no_scope():
+    """Lets variables be read and assigned as if no stateless scope was open."""
+    before = global_state.get_global_attribute(_SCOPE)
+    global_state.set_global_attribute(_SCOPE, None)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(_SCOPE, before)
 
 
 def seed_states(model) -> set[int]:
@@ -258,11 +316,78 @@ def describe(original, config) -> dict:
     }
 
 
+def state_groups(model):
+    """Returns a function to the four lists of variables that JAX passes on.
+
+    Args:
+        model: A compiled `keras.Model`, on JAX.
+    """
+    return lambda: (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+
+
+def keep_state(model, state) -> None:
+    """Makes the state after a step what Keras on JAX takes back.
+
+    Args:
+        model: A `keras.Model` in training.
+        state: Values of the groups of `state_groups`.
+    """
+    names = (
+        "trainable_variables",
+        "non_trainable_variables",
+        "optimizer_variables",
+        "metrics_variables",
+    )
+    model._jax_state = dict(zip(names, state, strict=True))
+    model._jax_state_synced = False
+
+
 def compute_logged_loss(model, x, y, y_pred, sample_weight):
     """Returns the loss of the whole batch, as Keras's own step reports it."""
     return model._compute_loss(
         x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
     )
+
+
+@contextlib.contextmanager
+def counting_rows(model, y_pred, counted):
+    """Lets the loss and the metrics see only some rows of a batch.
+
+    Args:
+        model: A compiled `keras.Model`.
+        y_pred: A structure of tensors `[B, ...]`.
+        counted: `[B]` bool.
+    """
+    with contextlib.ExitStack() as stack:
+        for tensor in keras.tree.flatten(y_pred):
+            mask = get_keras_mask(tensor)
+            stack.callback(set_keras_mask, tensor, mask)
+            set_keras_mask(tensor, _counted_mask(tensor, mask, counted))
+        metrics = model._compile_metrics
+        for listed in metrics._flat_metrics if metrics is not None else ():
+            if listed:
+                update = functools.partial(_update_counted, listed, counted)
+                shadow = added_attribute(listed, "update_state", update)
+                stack.enter_context(shadow)
+        yield
+
+
+def _counted_mask(tensor, mask, counted):
+    """Returns a mask of the shape of a loss on a tensor."""
+    shape = tensor.shape[:-1] if len(tensor.shape) > 1 else tensor.shape
+    counted = keras.ops.reshape(counted, (-1,) + (1,) * (len(shape) - 1))
+    counted = keras.ops.broadcast_to(counted, shape)
+    return counted if mask is None else keras.ops.logical_and(counted, mask)
+
+
+def _update_counted(listed, counted, y_true, y_pred):
+    for metric in listed.metrics:
+        metric.update_state(y_true, y_pred, sample_weight=counted)
 
 
 def run_recurrence(step, inputs, initial_state, mask, layer):
@@ -278,6 +403,31 @@ def run_recurrence(step, inputs, initial_state, mask, layer):
     Returns:
         The last output, all outputs `[B, T, ...]`, and the last states.
     """
+    is_scan = keras_backend.backend() == "jax" and not layer.unroll
+    if mask is None or not is_scan:
+        return _run_steps(step, inputs, initial_state, mask, layer)
+    # There, what goes on under a mask is the first state.
+    longer_step, states = _with_output_as_state(step, inputs, initial_state)
+    last, outputs, states = _run_steps(longer_step, inputs, states, mask, layer)
+    return last, outputs, states[1:]
+
+
+def _with_output_as_state(step, inputs, states):
+    """Returns a step whose first state is its last output, and its states."""
+    output, _ = step(inputs[:, 0], states)
+    widths = [
+        (0, wide - own)
+        for wide, own in zip(output.shape, states[0].shape, strict=True)
+    ]
+
+    def longer_step(current, states):
+        output, states = step(current, states[1:])
+        return output, [output, *states]
+
+    return longer_step, [keras.ops.pad(states[0], widths), *states]
+
+
+def _run_steps(step, inputs, initial_state, mask, layer):
     return keras_backend.rnn(
         step,
         inputs,

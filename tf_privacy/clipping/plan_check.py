@@ -110,10 +110,11 @@ def _gradient_within_batch(model, plan, rows, row):
         outputs = recorder.run(
             model, rows, on_update=_ignore, training=not plan.is_random
         )
-        return _project(outputs, row), None
+        return _project(outputs, row), recorder.tensors()
 
-    _, cotangents = backend.pull_back(forward)
-    recorder = recorders[0]
+    tensors, cotangents = backend.pull_back(forward)
+    recorder = recorders[-1]
+    recorder.keep(tensors)
     _check_cotangents(recorder, cotangents, row)
     terms = taps.collect_terms(
         recorder.records, cotangents, 1.0, variables, only_row=row
@@ -121,7 +122,7 @@ def _gradient_within_batch(model, plan, rows, row):
     ones = ops.ones((probe_rows.NUM_ROWS,), "float32")
     squared = sum(float(t.squared_norms()[row]) for t in terms.values())
     gradient = [
-        np.asarray(terms[id(v)].weighted_sum(ones), np.float64)
+        _to_numpy(terms[id(v)].weighted_sum(ones))
         if id(v) in terms
         else np.zeros(tuple(v.shape))
         for v in variables
@@ -137,7 +138,11 @@ def _gradient_alone(model, plan, rows, row):
         return _project(outputs, 0) + 0.0
 
     gradients = backend.isolated_gradient(value, model.trainable_variables)
-    return [np.asarray(backend.densify(g), np.float64) for g in gradients]
+    return [_to_numpy(backend.densify(g)) for g in gradients]
+
+
+def _to_numpy(tensor):
+    return np.asarray(ops.convert_to_numpy(tensor), np.float64)
 
 
 def _check_cotangents(recorder, cotangents, row):
@@ -148,7 +153,7 @@ def _check_cotangents(recorder, cotangents, row):
         for cotangent in cotangents[record.first : stop]:
             if cotangent is None or cotangent.shape[0] != others.size:
                 continue
-            if np.any(np.nan_to_num(np.asarray(cotangent))[others]):
+            if np.any(np.nan_to_num(_to_numpy(cotangent))[others]):
                 after = recorder.layers_after(record)
                 raise ValueError(
                     "model must hold no layer that mixes the examples of a "

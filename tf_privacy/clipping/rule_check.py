@@ -60,14 +60,14 @@ def _check_terms(terms, variable, stack, layer):
     total = np.zeros(stack.shape[1:])
     factors = np.linspace(0.0, 1.0, len(stack)).astype("float32")
     for term in mine:
-        total = total + np.asarray(term.weighted_sum(ops.array(factors)))
+        total = total + _to_numpy(term.weighted_sum(ops.array(factors)))
     wanted = np.tensordot(factors, stack, axes=1)
     _compare(f"weighted sum of {variable.path!r}", total, wanted, layer)
     if len(mine) == 1:
         squared = np.sum(stack**2, axis=tuple(range(1, stack.ndim)))
-        found = np.asarray(mine[0].squared_norms())
+        found = _to_numpy(mine[0].squared_norms())
         _compare(f"norms of {variable.path!r}", found, squared, layer)
-    together = sum(np.asarray(term.instantiate()) for term in mine)
+    together = sum(_to_numpy(term.instantiate()) for term in mine)
     _compare(f"gradients of {variable.path!r}", together, stack, layer)
 
 
@@ -77,29 +77,27 @@ def _check_hostile_row(rule, layer, rows):
     def spoil(tensor):
         if "float" not in ops.dtype(tensor):
             return tensor
-        bad = np.array(tensor)
+        bad = np.array(ops.convert_to_numpy(tensor))
         bad[0] = np.nan
         return ops.convert_to_tensor(bad)
 
     _, terms = _apply_rule(rule, layer, keras.tree.map_structure(spoil, rows))
     for variable, term in terms:
-        if not np.all(np.isfinite(np.asarray(term.squared_norms())[1:])):
+        if not np.all(np.isfinite(_to_numpy(term.squared_norms())[1:])):
             _refuse(f"NaN of one row in others, for {variable.path!r}", layer)
 
 
 def _apply_rule(rule, layer, rows):
     """Returns the layer's outputs and terms, for a fixed loss on them."""
-    saved = []
 
     def forward(tap):
-        outputs, state = rule.forward(layer, layer.call, tap, (rows,), {})
-        saved.append(state)
-        return _loss(outputs), outputs
+        outputs, saved = rule.forward(layer, layer.call, tap, (rows,), {})
+        return _loss(outputs), (outputs, saved)
 
     with keras_internals.CallContext().entered():
-        outputs, cotangents = backend.pull_back(forward)
+        (outputs, saved), cotangents = backend.pull_back(forward)
         cotangents = [ops.cast(g, "float32") for g in cotangents]
-        return outputs, rule.terms(layer, saved[0], cotangents)
+        return outputs, rule.terms(layer, saved, cotangents)
 
 
 def _loss(outputs):
@@ -119,14 +117,18 @@ def _row_gradients(layer, rows, b, variables):
     gradients = backend.isolated_gradient(
         lambda: _loss(layer.call(one)), variables
     )
-    return [np.asarray(backend.densify(g), np.float64) for g in gradients]
+    return [_to_numpy(backend.densify(g)) for g in gradients]
+
+
+def _to_numpy(tensor):
+    return np.asarray(ops.convert_to_numpy(tensor), np.float64)
 
 
 def _compare(what, found, wanted, layer):
     for a, b in zip(
         keras.tree.flatten(found), keras.tree.flatten(wanted), strict=True
     ):
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        a, b = _to_numpy(a), _to_numpy(b)
         scale = np.max(np.abs(b), initial=0.0) + 1e-30
         if a.shape != b.shape or not np.all(
             np.abs(a - b) <= _TOLERANCE * scale

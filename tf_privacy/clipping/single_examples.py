@@ -44,8 +44,8 @@ def loop_clipped_sum(
 
         def one_row(offset, end):
             del end
-            rows = slice(first + offset, first + offset + 1)
-            return _row_gradients(model, data, rows, loss, variables)
+            row = first + offset
+            return _row_gradients(model, data, row, loss, variables)
 
         gradients = batches.sum_over_pieces(one_row, rows_per_unit, 1, zeros)
         gradients = [g * unscale for g in gradients]
@@ -55,7 +55,9 @@ def loop_clipped_sum(
         squared = [ops.zeros((1,), "float32")] * len(set(groups))
         for g, group in zip(gradients, groups, strict=True):
             squared[group] = squared[group] + ops.sum(ops.square(g))
-        mine = None if counted is None else counted[start : start + 1]
+        mine = None
+        if counted is not None:
+            mine = batches.take_rows(counted, start, 1)
         factors, present = style.compute_factors(squared, mine)
         clipped = [
             ops.where(present[0], g * factors[group][0], ops.zeros_like(g))
@@ -72,9 +74,9 @@ def loop_clipped_sum(
     return gradients, model(x, training=True), squared
 
 
-def _row_gradients(model, data, rows, loss, variables):
+def _row_gradients(model, data, row, loss, variables):
     x, y, weight = keras.tree.map_structure(
-        lambda tensor: None if tensor is None else tensor[rows], data
+        lambda t: None if t is None else batches.take_rows(t, row, 1), data
     )
 
     def value():

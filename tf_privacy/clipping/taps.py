@@ -102,6 +102,23 @@ class TapRecorder:
                 "as a bug."
             )
 
+    def tensors(self):
+        """Returns what the records hold, to be handed out of a pullback."""
+        return [(record.saved, record.outputs) for record in self.records]
+
+    def keep(self, tensors):
+        """Puts into the records what came out of the pullback.
+
+        Args:
+            tensors: As `tensors` returned it, from the outside.
+        """
+        self.records = [
+            dataclasses.replace(record, saved=saved, outputs=outputs)
+            for record, (saved, outputs) in zip(
+                self.records, tensors, strict=True
+            )
+        ]
+
     def layers_after(self, record):
         """Returns the names of the layers that ran from a tapped call on."""
         names = [layer.name for layer in self._visited[record.visit :]]
@@ -110,7 +127,7 @@ class TapRecorder:
     def _intercept(self, layer, call, args, kwargs):
         if self._depth_in_tapped:
             return call(*args, **kwargs)
-        if graphs.current_graph() is not self._graph:
+        if graphs.current_graph() != self._graph:
             # As in the plan: it belongs to the call that opened the loop.
             return call(*args, **kwargs)
         self._visited.append(layer)

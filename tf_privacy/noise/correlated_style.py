@@ -141,7 +141,12 @@ class CorrelatedGenerator(noise_style.NoiseGenerator):
                 _make_variable((sum(self._sizes),), "float32")
                 for _ in range(style.num_copies)
             ]
-            self._next_position = _make_variable((), "int64")
+            self._next_position = _make_variable((), "int32")
+
+    @property
+    def state_variables(self):
+        """The copies, and which step is next."""
+        return [*self._copies, self._next_position]
 
     def __reduce__(self):
         raise TypeError(
@@ -200,7 +205,7 @@ class CorrelatedGenerator(noise_style.NoiseGenerator):
             held = self._add_copies(noise, mix.added_weights)
         stores = [lambda c=c: c.assign(held) for c in self._copies]
         if stores:
-            ops.switch(mix.slot, [*stores, lambda: held])
+            execution.switch(mix.slot, [*stores, lambda: held])
         return noise
 
     def _add_copies(self, total, weights):
@@ -212,7 +217,6 @@ class CorrelatedGenerator(noise_style.NoiseGenerator):
 
     def _take_position(self, position):
         """Returns whether the position is one that may come now."""
-        position = ops.cast(position, "int64")
         follows = (position == 0) | (position == self._next_position)
         self._next_position.assign(position + 1)
         return follows & (position < self._style.num_steps)

@@ -9,6 +9,7 @@ import secrets
 import warnings
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -67,6 +68,11 @@ class NoiseSource:
             ]
         self._generator = backend.CounterGenerator(words)
         self._process = os.getpid()
+
+    @property
+    def state_variables(self) -> list[keras.Variable]:
+        """Where a step is a pure function, what is among its state."""
+        return self._generator.state_variables
 
     @property
     def seed(self) -> int | None:

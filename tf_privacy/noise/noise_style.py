@@ -11,6 +11,8 @@ import abc
 import dataclasses
 from typing import Any
 
+import keras
+
 from tf_privacy import _checks
 from tf_privacy.clipping import clipped_sum
 from tf_privacy.noise import gaussian
@@ -28,6 +30,11 @@ class NoiseGenerator(abc.ABC):
     """
 
     is_stateless = False
+
+    @property
+    def state_variables(self) -> list[keras.Variable]:
+        """The variables that a step reads and writes."""
+        return []
 
     def __deepcopy__(self, memo):
         """Refuses: a copy in the middle of a release would break it."""

@@ -118,11 +118,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
         self.inner_optimizer = inner_optimizer
         self._noise = noise
         self._settings = settings
-        table = self.add_variable(
-            step_ledger.StepLedger.table_shape(), dtype="float64", name="ledger"
-        )
-        budget = self.add_variable((2,), dtype="float64", name="budget")
-        self._ledger = step_ledger.StepLedger(table, budget)
+        self._ledger = step_ledger.StepLedger(self.add_variable)
         if noise.has_moving_clip:
             noise.use_clip_state(
                 self.add_variable((2,), dtype="float32", name="clip_state")
@@ -275,6 +271,11 @@ class DPOptimizer(keras.optimizers.Optimizer):
         self._noise.build(variables, self.add_variable)
 
     @property
+    def state_variables(self) -> list[keras.Variable]:
+        """What a step reads and writes beside `variables`; never saved."""
+        return [*self._ledger.state_variables, *self._noise.state_variables]
+
+    @property
     def variables(self):
         """Own variables and the inner optimizer's."""
         return self._variables + self.inner_optimizer.variables
@@ -358,7 +359,7 @@ class DPOptimizer(keras.optimizers.Optimizer):
         # Only once there is a batch: where data run out within a step, no step
         # is to be counted.
         allowed = execution.after(self._ledger.allows(row), clipped.gradients)
-        ops.cond(allowed, release, self._ledger.refuse)
+        execution.cond(allowed, release, self._ledger.refuse)
         return allowed
 
     def _add_noise(self, clipped, row, level):

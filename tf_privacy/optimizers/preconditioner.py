@@ -10,6 +10,7 @@ from keras import ops
 
 from tf_privacy import _checks
 from tf_privacy.clipping import scaling
+from tf_privacy.clipping.backend.execution import execution
 
 _GRANULARITIES = ("variables", "axes", "entries")
 # Means of squares below it are too close to an underflow to divide by.
@@ -197,7 +198,7 @@ class Preconditioner:
         self._count.assign_add(ops.ones((), "int32"))
         for total, gradient in zip(self._sums, gradients, strict=True):
             total.assign_add(gradient)
-        ops.cond(
+        execution.cond(
             ops.equal(self._count % every, 0),
             self._average_sums,
             lambda: None,

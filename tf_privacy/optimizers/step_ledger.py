@@ -4,9 +4,11 @@
 One row of a table for each distinct kind of step: which noise, which sampling.
 A step adds one to its row inside of the compiled step, so that the count is
 right for `fit`, `train_on_batch`, custom loops and any `steps_per_execution`.
-The table is kept twice: in a variable of the optimizer, which is saved with it
-and which `tf.train.Checkpoint` may overwrite at any time, and in one that no
+The table is kept twice: in variables of the optimizer, which are saved with it
+and which `tf.train.Checkpoint` may overwrite at any time, and where no
 checkpoint reaches. The second one rules; the first one can only add to it.
+Counts are int32 and what was counted is in `float_words`: all is exact on any
+backend of Keras. A step only changes counts; the rest has a copy on the host.
 """
 
 import dataclasses
@@ -18,6 +20,8 @@ from keras import ops
 
 from tf_privacy.clipping.backend.execution import execution
 from tf_privacy.noise import noise_style
+from tf_privacy.optimizers import float_words
+from tf_privacy.optimizers import step_tables
 
 _CAPACITY = 512
 _COLUMNS = (
@@ -42,7 +46,9 @@ _COLUMNS = (
 )
 _COUNT = _COLUMNS.index("count")
 _KEY = slice(0, _COUNT)
-NO_LIMIT = 1e15  # Steps; beyond any run, below 2**53.
+_RUN = slice(0, float_words.NUM_WORDS)  # Of a key's words.
+_DELTA = slice(float_words.NUM_WORDS, None)  # Of a budget's words.
+NO_LIMIT = 2**31 - 1  # Steps. No int32 counts further; the next is refused.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,24 +163,46 @@ class StepLedger:
     """Counts steps by kind, and keeps the budget that they must fit in.
 
     Args:
-        table: A float64 variable of shape `table_shape()`; may be tracked and
-            restored by any checkpoint.
-        budget: A float64 variable of shape `(2,)`, all zero; likewise.
+        add_variable: Makes variables, all zero, that may be tracked and
+            restored by any checkpoint, from a shape, a dtype and a name; as of
+            an optimizer.
     """
 
-    def __init__(self, table, budget):
-        self._table = table
-        self._budget = budget
-        # Variables of this plain object, which no checkpoint restores.
-        self._own_table = _untracked(np.zeros(self.table_shape()))
-        self._own_budget = _untracked(np.zeros(2))
+    def __init__(self, add_variable):
+        words = float_words.NUM_WORDS
+        self._tracked_keys = add_variable(
+            (_CAPACITY, words * _COUNT), dtype="int32", name="ledger_keys"
+        )
+        self._tracked_counts = add_variable(
+            (_CAPACITY,), dtype="int32", name="ledger_counts"
+        )
+        self._tracked_budget = add_variable(
+            (words * 2,), dtype="int32", name="budget"
+        )
+        self._known_keys = np.zeros((_CAPACITY, _COUNT))
+        self._known_budget = None
         self._known_limits = np.full(_CAPACITY, NO_LIMIT)
+        # Variables of this plain object, which no checkpoint restores.
+        self._runs = _untracked(np.zeros((_CAPACITY, words)))
+        self._counts = _untracked(np.zeros(_CAPACITY))
+        self._has_budget = _untracked(0)
         self._limits = _untracked(self._known_limits)
-        self._refused = _untracked(0, "int32")
+        self._refused = _untracked(0)
         # A row of its own for every optimizer object, so that a count restored
         # from a file and the count of this object add up.
         self._run = float(secrets.randbelow(2**52) + 1)
         self._rows = {}
+
+    @property
+    def state_variables(self) -> list[keras.Variable]:
+        """What steps read and write besides the variables that are tracked."""
+        return [
+            self._runs,
+            self._counts,
+            self._has_budget,
+            self._limits,
+            self._refused,
+        ]
 
     @staticmethod
     def table_shape() -> tuple[int, int]:
@@ -192,25 +220,27 @@ class StepLedger:
                 on other units ran before.
         """
         if kind not in self._rows:
-            check_one_unit([kind, *(k for k, _ in self.entries())])
             table = self.to_numpy()
+            check_one_unit([kind, *(k for k, _ in _list_entries(table))])
             line = (self._run, *kind._key(), 0.0)
-            self._rows[kind] = _append(table, line)
+            self._rows[kind] = step_tables.append(table, line)
             self._write(table)
         return self._rows[kind]
 
     def allows(self, row):
         """Returns whether one more step fits in row `row`; none if < 0."""
-        own, table = self._own_table.value, self._table.value
+        own, tracked = self._counts.value, self._tracked_counts.value
         entry = ops.maximum(row, 0)
-        count = ops.take(own[:, _COUNT], entry)
+        count = ops.take(ops.maximum(own, tracked), entry)
         fits = count < ops.take(self._limits.value, entry)
         # What a checkpoint brought in behind our back is in no limit yet.
-        other_rows = (table[:, 0] > 0.0) & (table[:, 0] != own[:, 0])
-        more_steps = table[:, _COUNT] > own[:, _COUNT]
-        has_own_budget = self._own_budget.value[1] > 0.0
-        has_budget = has_own_budget | (self._budget.value[1] > 0.0)
-        unseen = ops.any(other_rows | more_steps) | ~has_own_budget
+        runs = self._tracked_keys.value[:, _RUN]
+        are_others = ops.any(ops.not_equal(runs, self._runs.value), axis=-1)
+        other_rows = float_words.is_nonzero(runs) & are_others
+        delta = self._tracked_budget.value[_DELTA]
+        has_own_budget = self._has_budget.value > 0
+        has_budget = has_own_budget | float_words.is_nonzero(delta)
+        unseen = ops.any(other_rows | (tracked > own)) | ~has_own_budget
         return fits & ops.greater_equal(row, 0) & ~(has_budget & unseen)
 
     def position(self, row, steps_per_release: int):
@@ -220,16 +250,15 @@ class StepLedger:
             row: Row of the ledger; an int or a scalar tensor; >= 0.
             steps_per_release: Of the row's kind.
         """
-        count = ops.take(self._own_table.value[:, _COUNT], row)
-        return ops.cast(ops.mod(count, steps_per_release), "int32")
+        return ops.mod(ops.take(self._counts.value, row), steps_per_release)
 
     def count(self, row):
         """Adds one noisy step to row `row`."""
-        rows = ops.one_hot(row, _CAPACITY, dtype="float64")
-        columns = ops.one_hot(_COUNT, len(_COLUMNS), dtype="float64")
-        one = rows[:, None] * columns[None, :]
-        self._own_table.assign_add(one)
-        self._table.assign_add(one)
+        one = ops.one_hot(row, _CAPACITY, dtype="int32")
+        for counts in (self._counts, self._tracked_counts):
+            # A sum beyond the largest int32 would be negative.
+            has_room = ops.cast(counts.value < NO_LIMIT, "int32")
+            counts.assign_add(one * has_room)
 
     def refuse(self):
         """Notes that a step was asked for and not made."""
@@ -244,21 +273,22 @@ class StepLedger:
 
     def num_refused(self) -> int:
         """Returns how many steps were refused and not yet reported."""
+        # Fails in a graph, where it would be asked once and not in each step.
         return int(ops.convert_to_numpy(self._refused.value))
 
     def num_taken(self) -> int:
         """Returns how many steps this optimizer object made itself."""
-        table = ops.convert_to_numpy(self._own_table.value)
-        return int(np.sum(table[table[:, 0] == self._run, _COUNT]))
+        counts = _read(self._counts)
+        return int(np.sum(counts[self._known_keys[:, 0] == self._run]))
 
     @property
     def budget(self) -> tuple[float, float] | None:
         """(target_epsilon, target_delta) in force, or None."""
-        for variable in (self._own_budget, self._budget):
-            epsilon, delta = ops.convert_to_numpy(variable.value)
-            if delta > 0.0:
-                return float(epsilon), float(delta)
-        return None
+        if self._known_budget is not None:
+            return self._known_budget
+        words = _read(self._tracked_budget)
+        epsilon, delta = map(float, float_words.from_words(words))
+        return (epsilon, delta) if delta > 0.0 else None
 
     def set_budget(self, budget: tuple[float, float] | None) -> None:
         """Keeps a budget; no row may go on until its limit is set.
@@ -267,10 +297,14 @@ class StepLedger:
             budget: (target_epsilon, target_delta); None takes the budget off,
                 and every limit.
         """
-        value = np.array(budget or (0.0, 0.0), np.float64)
-        self._own_budget.assign(value)
-        self._budget.assign(value)
-        self._set_limits(np.full(_CAPACITY, 0.0 if budget else NO_LIMIT))
+        self._set_own_budget(budget)
+        words = float_words.to_words(budget or (0.0, 0.0))
+        _assign(self._tracked_budget, words)
+        self._set_limits(np.full(_CAPACITY, 0 if budget else NO_LIMIT))
+
+    def _set_own_budget(self, budget) -> None:
+        self._known_budget = budget and tuple(map(float, budget))
+        _assign(self._has_budget, int(budget is not None))
 
     def set_limit(self, row: int, num_more_steps: int) -> None:
         """Lets one row go on for so many more steps, and no other row.
@@ -290,15 +324,15 @@ class StepLedger:
         table = self.to_numpy()
         self._write(table)
         # The limit was worked out for the budget in force, restored or not.
-        self._own_budget.assign(np.array(self.budget or (0.0, 0.0)))
-        limits = np.zeros(_CAPACITY)
+        self._set_own_budget(self.budget)
+        limits = np.zeros(_CAPACITY, np.int64)
         for row, steps in num_more_steps.items():
-            limits[row] = table[row, _COUNT] + steps
+            limits[row] = min(int(table[row, _COUNT]) + steps, NO_LIMIT)
         self._set_limits(limits)
 
     def _set_limits(self, limits) -> None:
         self._known_limits = limits
-        self._limits.assign(limits)
+        _assign(self._limits, limits)
 
     @property
     def has_limits(self) -> bool:
@@ -312,17 +346,12 @@ class StepLedger:
             rows: From `row_of`.
         """
         counts = self.to_numpy()[rows, _COUNT]
-        left = np.maximum(0.0, self._known_limits[rows] - counts)
+        left = np.maximum(0, self._known_limits[rows] - counts)
         return int(np.sum(left))
 
     def entries(self) -> list[tuple[StepKind, int]]:
         """Returns each kind of step and how many of it ran, in first order."""
-        table = self.to_numpy()
-        counts = {}
-        for line in table[table[:, 0] > 0]:
-            kind = StepKind._from_key(line[1:_COUNT])
-            counts[kind] = counts.get(kind, 0) + int(line[_COUNT])
-        return [(kind, count) for kind, count in counts.items() if count]
+        return _list_entries(self.to_numpy())
 
     def num_steps(self) -> int:
         """Returns how many noisy steps ran in all."""
@@ -330,15 +359,18 @@ class StepLedger:
 
     def to_numpy(self) -> np.ndarray:
         """Returns a copy of the table."""
-        with execution.outside_of_graph():
-            own = ops.convert_to_numpy(self._own_table.value)
-            restored = ops.convert_to_numpy(self._table.value)
-        return _union(own, restored)
+        own = np.column_stack([self._known_keys, _read(self._counts)])
+        keys = float_words.from_words(_read(self._tracked_keys))
+        restored = np.column_stack([keys, _read(self._tracked_counts)])
+        return step_tables.union(own, restored)
 
     def _write(self, table) -> None:
-        with execution.outside_of_graph():
-            self._own_table.assign(table)
-            self._table.assign(table)
+        self._known_keys = np.array(table[:, _KEY])
+        words = float_words.to_words(self._known_keys)
+        _assign(self._runs, words[:, _RUN])
+        _assign(self._tracked_keys, words)
+        for counts in (self._counts, self._tracked_counts):
+            _assign(counts, table[:, _COUNT])
 
     def merge(self, other: np.ndarray) -> None:
         """Takes in a saved table; no step that ran is forgotten.
@@ -353,7 +385,7 @@ class StepLedger:
             ValueError: If it is not such a table.
         """
         other = check_table(other)
-        self._write(_union(self.to_numpy(), other))
+        self._write(step_tables.union(self.to_numpy(), other))
 
 
 def check_table(table) -> np.ndarray:
@@ -371,43 +403,35 @@ def check_table(table) -> np.ndarray:
         table.shape != shape
         or not np.isfinite(table).all()
         or (table < 0.0).any()
+        or (table[:, _COUNT] > NO_LIMIT).any()
+        or (table[:, _COUNT] % 1.0).any()
     ):
         raise ValueError(
             f"ledger must be a finite table of shape {shape}, nowhere "
-            f"negative. Received: shape {table.shape}. The file was not saved "
-            "by this version of tf_privacy."
+            f"negative, its counts whole and at most {NO_LIMIT}. Received: "
+            f"shape {table.shape}. The file was not saved by this version of "
+            "tf_privacy."
         )
     return table
 
 
-def _untracked(value, dtype="float64"):
-    return keras.Variable(value, dtype=dtype, trainable=False)
+def _list_entries(table) -> list[tuple[StepKind, int]]:
+    counts = {}
+    for line in table[table[:, 0] > 0]:
+        kind = StepKind._from_key(line[1:_COUNT])
+        counts[kind] = counts.get(kind, 0) + int(line[_COUNT])
+    return [(kind, count) for kind, count in counts.items() if count]
 
 
-def _union(table, other) -> np.ndarray:
-    """Returns `table`, its rows in place, with what only `other` counted."""
-    union = np.array(table, np.float64)
-    if np.array_equal(table, other):  # As after every step but a restored one.
-        return union
-    rows = {tuple(union[row, _KEY]): row for row in np.flatnonzero(union[:, 0])}
-    for line in other[other[:, 0] > 0]:
-        key = tuple(line[_KEY])
-        if key in rows:
-            row = rows[key]
-            union[row, _COUNT] = max(union[row, _COUNT], line[_COUNT])
-        else:
-            rows[key] = _append(union, line)
-    return union
+def _untracked(value):
+    return keras.Variable(value, dtype="int32", trainable=False)
 
 
-def _append(table, line) -> int:
-    """Writes a line into the first free row of `table`; returns the row."""
-    row = int(np.count_nonzero(table[:, 0]))
-    if row >= _CAPACITY:
-        raise ValueError(
-            f"a ledger must hold at most {_CAPACITY} kinds of steps. Received: "
-            "one more. Keep the noise and the sampling the same for longer; "
-            "with correlated noise, fit for more epochs at a time."
-        )
-    table[row] = line
-    return row
+def _read(variable) -> np.ndarray:
+    with execution.outside_of_graph():
+        return ops.convert_to_numpy(variable.value)
+
+
+def _assign(variable, value) -> None:
+    with execution.outside_of_graph():
+        variable.assign(np.asarray(value, np.int32))

@@ -172,6 +172,13 @@ class StepNoise:
             )
 
     @property
+    def state_variables(self) -> list[keras.Variable]:
+        """Secret variables that a step reads and writes; never saved."""
+        own = [] if self._own_rows is None else [self._own_rows]
+        held = self._generator.state_variables if self._generator else []
+        return [*own, *held, *self._source.state_variables]
+
+    @property
     def scales_gradients(self) -> bool:
         """Whether gradients are scaled before the clip."""
         return self._gradient_scaling is not None

@@ -375,7 +375,7 @@ class PrivateTraining:
             return num_rows
 
         # The mean over no examples is NaN and would stay in the average.
-        ops.cond(num_rows > 0, track, lambda: num_rows)
+        execution.cond(num_rows > 0, track, lambda: num_rows)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def make_train_function(self, force=False):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pullback of the Keras backend in use."""
+"""Gradients at taps and weights, for the Keras backend in use."""
 
 import importlib
 
@@ -16,11 +16,11 @@ def load(package: str):
         NotImplementedError: If there is none for it.
     """
     name = keras.backend.backend()
-    if name != "tensorflow":
+    if name not in ("tensorflow", "jax", "torch"):
         raise NotImplementedError(
-            "KERAS_BACKEND must be 'tensorflow' to train with tf_privacy. "
-            f"Received: {name!r}. Set KERAS_BACKEND=tensorflow before Keras is "
-            "imported."
+            "KERAS_BACKEND must be 'tensorflow', 'jax' or 'torch' to train "
+            f"with tf_privacy. Received: {name!r}. Set KERAS_BACKEND=tensorflow "
+            "before Keras is imported."
         )
     return importlib.import_module(f"{package}.{name}")
 

@@ -32,7 +32,7 @@ class NormalizationRule(rule.ClippingRule):
             neutral.append((gamma, ops.ones(gamma.shape)))
         if beta is not None:
             neutral.append((beta, ops.zeros(beta.shape)))
-        with keras.StatelessScope(neutral):
+        with keras_internals.InnerScope(neutral):
             normalised = call(*args, **kwargs)
         shape = _parameter_shape(layer, normalised)
         outputs = normalised

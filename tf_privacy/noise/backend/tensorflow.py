@@ -22,6 +22,11 @@ class CounterGenerator:
                 _as_state(words), alg="philox"
             )
 
+    @property
+    def state_variables(self) -> list:
+        """Nothing: a graph keeps its state by itself."""
+        return []
+
     def restart(self, words) -> None:
         """Goes on from another key and counter, in traced functions too.
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How and when a step runs, in TensorFlow."""
 
+import contextlib
 import statistics
 import time
 from concurrent import futures
 
+import keras
 import tensorflow as tf
 
 OPERATION_ERRORS = (tf.errors.OpError,)
@@ -13,6 +15,42 @@ OPERATION_ERRORS = (tf.errors.OpError,)
 def runs_as_written(function):
     """Decorates what AutoGraph must not rewrite in a user's `tf.function`."""
     return tf.autograph.experimental.do_not_convert(function)
+
+
+# Batches of any size go through one compiled step.
+FIXED_SHAPES = False
+
+
+def without_gradients():
+    """Returns a context: tapes record only what they are asked to."""
+    return contextlib.nullcontext()
+
+
+def cond(predicate, if_true, if_false):
+    """Runs one of two functions, which may assign to variables.
+
+    Args:
+        predicate: A bool scalar tensor.
+        if_true: A function without arguments.
+        if_false: Another one.
+
+    Returns:
+        What it returns.
+    """
+    return keras.ops.cond(predicate, if_true, if_false)
+
+
+def switch(index, branches):
+    """Runs one of several functions, which may assign to variables.
+
+    Args:
+        index: An int scalar tensor.
+        branches: A list of functions without arguments.
+
+    Returns:
+        What it returns.
+    """
+    return keras.ops.switch(index, branches)
 
 
 def in_sequence(functions):
