@@ -11,6 +11,7 @@ from tf_privacy.clipping import augmentation
 from tf_privacy.clipping import keras_internals
 from tf_privacy.clipping import regularization
 from tf_privacy.clipping import row_independence
+from tf_privacy.clipping.backend.execution import execution
 from tf_privacy.clipping.backend.replicas import replicas
 from tf_privacy.optimizers import dp_optimizer
 from tf_privacy.training import fit_data
@@ -348,6 +349,10 @@ class PrivateTraining:
                 "custom loop use tf_privacy.clipped_gradients and "
                 "optimizer.apply."
             )
+        with execution.without_gradients():
+            return self._private_step(data)
+
+    def _private_step(self, data):
         data = keras.utils.unpack_x_y_sample_weight(data)
         clipped, logs = logical_batch.clip_batch(
             self,
