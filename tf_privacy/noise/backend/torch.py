@@ -24,6 +24,11 @@ class CounterGenerator:
         self._device = torch.device(core.get_device())
         self.restart(words)
 
+    @property
+    def state_variables(self) -> list:
+        """Nothing: a step changes its state as it runs."""
+        return []
+
     def restart(self, words) -> None:
         """Goes on from another key and counter.
 

@@ -25,6 +25,17 @@ def sum_over_pieces(function, num_rows, piece_size, initial):
     return totals
 
 
+def take_rows(tensor, start, num_rows: int):
+    """Returns consecutive rows.
+
+    Args:
+        tensor: `[B, ...]`.
+        start: The first one; an integer.
+        num_rows: How many.
+    """
+    return tensor[start : start + num_rows]
+
+
 def fill_if_empty(data, num_rows: int):
     """Returns `data`, or rows of zeros where it has no rows.
 

@@ -26,14 +26,30 @@ def without_gradients():
 
 
 def cond(predicate, if_true, if_false):
-    """Returns what one of two functions returns; the other one is not run.
+    """Runs one of two functions, which may assign to variables.
 
     Args:
         predicate: A bool scalar tensor.
-        if_true: A function without arguments; may assign to variables.
-        if_false: The same, with results of the same shapes.
+        if_true: A function without arguments.
+        if_false: Another one.
+
+    Returns:
+        What it returns.
     """
     return if_true() if bool(predicate) else if_false()
+
+
+def switch(index, branches):
+    """Runs one of several functions, which may assign to variables.
+
+    Args:
+        index: An int scalar tensor.
+        branches: A list of functions without arguments.
+
+    Returns:
+        What it returns.
+    """
+    return branches[int(index)]()
 
 
 def in_sequence(functions):
