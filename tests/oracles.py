@@ -20,8 +20,11 @@ def _row(structure, index):
     """Return row `index` of every array, each kept as a batch of one."""
     if structure is None:
         return None
+    # A copy: Keras on PyTorch multiplies masks into what it is given.
     return keras.tree.map_structure(
-        lambda leaf: keras.ops.convert_to_tensor(leaf[index : index + 1]),
+        lambda leaf: keras.ops.convert_to_tensor(
+            np.array(leaf[index : index + 1])
+        ),
         structure,
     )
 

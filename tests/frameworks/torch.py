@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plain gradients of PyTorch."""
 
+import keras
 import numpy as np
 import torch
 
@@ -34,3 +35,24 @@ def compile_for_any_rows(function, data):
     """
     del data
     return function
+
+
+def fit_weights(weights, outputs):
+    """Return sample weights of the shape of the masks.
+
+    Keras multiplies them in place on PyTorch, and raises if they are smaller.
+
+    Args:
+        weights: A structure of arrays.
+        outputs: A structure of tensors, with their Keras masks.
+    """
+
+    def fit(weight, output):
+        mask = getattr(output, "_keras_mask", None)
+        if mask is None:
+            return weight
+        axes = (1,) * (mask.ndim - weight.ndim)
+        ones = np.ones(tuple(mask.shape), weight.dtype)
+        return weight.reshape(weight.shape + axes) * ones
+
+    return keras.tree.map_structure(fit, weights, outputs)

@@ -135,7 +135,7 @@ def check_function_once(owner, function, x) -> None:
     rows = probe_rows.sample_rows(x)
 
     def run(rows, row):
-        with keras_internals.InnerScope():
+        with execution.same_random_numbers(), keras_internals.InnerScope():
             outputs = function(probe_rows.as_tensors(rows))
         return _pick(outputs, probe_rows.NUM_ROWS, row)
 
@@ -187,6 +187,7 @@ def _run(model, rows, row: int, training: bool):
         return outputs
 
     with (
+        execution.same_random_numbers(),
         keras_internals.InnerScope(),
         keras_internals.intercepted_calls(model, intercept),
     ):

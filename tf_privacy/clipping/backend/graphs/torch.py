@@ -3,8 +3,6 @@
 
 import contextlib
 import dataclasses
-import functools
-import inspect
 import math
 
 import keras
@@ -12,6 +10,7 @@ import torch
 from keras.src.backend.torch import core
 from keras.src.backend.torch import random as keras_random
 from keras.src.random import seed_generator
+from torch._subclasses import fake_tensor
 from torch.utils import _python_dispatch
 from torch.utils import _pytree
 from torch.utils import weak
@@ -19,8 +18,7 @@ from torch.utils import weak
 
 def current_graph():
     """Returns an object that tells one level of a map from plain code."""
-    levels = torch._C._functorch.get_interpreter_stack() or ()
-    return len(levels)
+    return len(torch._C._functorch.get_interpreter_stack() or ())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,136 +39,139 @@ class _Operation:
 
 
 class _Recorder(_python_dispatch.TorchDispatchMode):
-    """Notes every operation while it is entered."""
+    """Notes every operation while it is entered.
 
-    def __init__(self):
+    Args:
+        has_values: Whether the tensors have any.
+    """
+
+    def __init__(self, *, has_values: bool):
         super().__init__()
         self.operations = []
+        self._has_values = has_values
         self._made_here = weak.WeakIdKeyDictionary()
-        self._is_keras_draw = False
+        self._seeds = set()
+        self._is_dropout = False
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        args, kwargs = _without_values(args, kwargs or {})
+        kwargs = dict(kwargs or {})
+        is_seeded = self._is_dropout or self._is_known(kwargs.get("generator"))
+        if not self._has_values and "generator" in kwargs:
+            kwargs["generator"] = None
         outputs = func(*args, **kwargs)
-        made, schema = _find_tensors(outputs), func._schema
-        is_new = not any(r.alias_info for r in schema.returns)
-        written, viewed = [], []
-        for argument, value in _pair_arguments(schema, args, kwargs):
-            if argument.alias_info:
-                viewed += _find_tensors(value)
-                if argument.alias_info.is_write:
-                    written += _find_tensors(value)
+        made = _find_tensors(outputs)
+        is_new = not any(r.alias_info for r in func._schema.returns)
+        given = _pair_arguments(func, args, kwargs)
+        viewed, written = _find_aliased(given)
         assigns = any(t not in self._made_here for t in written)
         # A view is as old as what it is a view of; a constant is new.
         is_constant = func is torch.ops.aten.lift_fresh.default
         if is_constant or all(t in self._made_here for t in viewed):
             self._made_here.update(dict.fromkeys(made, True))
-        is_random = torch.Tag.nondeterministic_seeded in func.tags
         self.operations.append(
             _Operation(
                 name=str(func),
                 shapes=tuple(
                     (tuple(t.shape), t.itemsize) for t in made if is_new
                 ),
-                is_unseeded=is_random and not self._is_keras_draw,
+                is_unseeded=_is_random(func, given) and not is_seeded,
                 assigns=assigns,
             )
         )
         return outputs
 
+    def _is_known(self, generator) -> bool:
+        # A generator comes in another object each time.
+        return generator and generator.initial_seed() in self._seeds
+
     @contextlib.contextmanager
-    def keras_draw(self):
-        """Marks random operations as those of a generator of Keras."""
-        before, self._is_keras_draw = self._is_keras_draw, True
+    def watching_seeds(self):
+        """Knows what Keras draws: from a seed, or by a dropout without one.
+
+        Seeds have values all the time: that a layer asks for one, and so is
+        random, is seen by the scope around.
+        """
+        make_generator = keras_random.torch_seed_generator
+        dropout = keras_random.dropout
+
+        def known_generator(seed):
+            with fake_tensor.unset_fake_temporarily():
+                generator = make_generator(seed)
+            self._seeds.add(generator.initial_seed())
+            return generator
+
+        def known_dropout(inputs, rate, noise_shape=None, seed=None):
+            # It may leave the seed alone and draw faster elsewhere.
+            with fake_tensor.unset_fake_temporarily():
+                seed_generator.draw_seed(seed)
+            self._is_dropout = True
+            try:
+                return dropout(inputs, rate, noise_shape, seed)
+            finally:
+                self._is_dropout = False
+
+        keras_random.torch_seed_generator = known_generator
+        keras_random.dropout = known_dropout
         try:
             yield
         finally:
-            self._is_keras_draw = before
+            keras_random.torch_seed_generator = make_generator
+            keras_random.dropout = dropout
 
 
 def _find_tensors(value):
     return [t for t in _pytree.tree_leaves(value) if torch.is_tensor(t)]
 
 
-def _pair_arguments(schema, args, kwargs):
-    """Returns each argument of an operation's schema that is given, and it."""
-    named = {argument.name: argument for argument in schema.arguments}
+def _pair_arguments(func, args, kwargs):
+    """Returns pairs of an argument of an operation and its value."""
+    positional = dict(enumerate(args))
     return [
-        *zip(schema.arguments, args, strict=False),
-        *((named[name], value) for name, value in kwargs.items()),
+        (a, positional.get(i, kwargs.get(a.name, a.default_value)))
+        for i, a in enumerate(func._schema.arguments)
     ]
 
 
-def _without_values(args, kwargs):
-    """Takes values off where there are placeholders among the arguments.
-
-    What a layer holds beside its variables, as a constant or the weights of a
-    `torch.nn.Module`, has values all the time.
-    """
-    if any(t.is_meta for t in _find_tensors((args, kwargs))):
-        return _pytree.tree_map_only(
-            torch.Tensor, lambda t: t.to("meta"), (args, kwargs)
-        )
-    return args, kwargs
+def _find_aliased(given):
+    """Returns the tensors that an operation views or changes, two lists."""
+    aliased = [(a, value) for a, value in given if a.alias_info]
+    return (
+        _find_tensors([value for _, value in aliased]),
+        _find_tensors([v for a, v in aliased if a.alias_info.is_write]),
+    )
 
 
-@contextlib.contextmanager
-def _seen_draws(recorder):
-    """Lets Keras's random functions take their seeds where shapes suffice.
-
-    Without values Keras leaves the seeds alone, and nobody would see that a
-    layer is random.
-    """
-    functions = {
-        name: function
-        for name, function in vars(keras_random).items()
-        if inspect.isfunction(function)
-        and function.__module__ == keras_random.__name__
-        and "seed" in inspect.signature(function).parameters
-        and function is not keras_random.torch_seed_generator
-    }
-    for name, function in functions.items():
-        setattr(keras_random, name, _drawing(function, recorder))
-    try:
-        yield
-    finally:
-        for name, function in functions.items():
-            setattr(keras_random, name, function)
+def _is_random(func, given) -> bool:
+    """True if an operation draws; one that drops out at rate 0 does not."""
+    rates = [value for a, value in given if a.name in _RATES]
+    drops_nothing = bool(rates) and all(rate == 0.0 for rate in rates)
+    return torch.Tag.nondeterministic_seeded in func.tags and not drops_nothing
 
 
-def _drawing(function, recorder):
-    signature = inspect.signature(function)
-
-    @functools.wraps(function)
-    def draw(*args, **kwargs):
-        seed = signature.bind(*args, **kwargs).arguments.get("seed")
-        with recorder.keras_draw():
-            if core.get_device() == "meta":
-                seed_generator.draw_seed(seed)
-            return function(*args, **kwargs)
-
-    return draw
+_RATES = ("dropout", "dropout_p", "p")
 
 
 def trace(function, specs):
     """Runs `function` on placeholders and returns the operations that it ran.
 
-    Where PyTorch cannot do without values, on ones.
+    Where it cannot do without values, on ones.
 
     Args:
         function: Called with a structure of tensors without values.
         specs: A structure of (shape, dtype) leaves as `keras.KerasTensor`.
     """
     try:
-        with core.device_scope("meta"):
-            return _run(function, specs)
-    except (NotImplementedError, RuntimeError):
-        return _run(function, specs)
+        # Keras's own device for shapes alone, "meta", leaves random numbers
+        # out, computes some operations on values and fails in others.
+        with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True):
+            return _record(function, specs, has_values=False)
+    except RuntimeError:
+        return _record(function, specs, has_values=True)
 
 
-def _run(function, specs):
-    recorder = _Recorder()
-    with torch.no_grad(), recorder, _seen_draws(recorder):
+def _record(function, specs, *, has_values):
+    recorder = _Recorder(has_values=has_values)
+    with torch.no_grad(), recorder, recorder.watching_seeds():
         function(
             keras.tree.map_structure(
                 lambda s: keras.ops.ones(s.shape, s.dtype), specs

@@ -38,9 +38,18 @@ def map_rows(function, rows):
             return function(list(row))
 
     try:
-        return torch.vmap(row_value)(*rows)
+        return torch.vmap(row_value)(*_copy_data(rows))
     except _NOT_VECTORISED:
-        return torch.stack([row_value(*row) for row in zip(*rows, strict=True)])
+        copies = zip(*_copy_data(rows), strict=True)
+        return torch.stack([row_value(*row) for row in copies])
+
+
+def _copy_data(rows):
+    """Returns the rows; those that are not differentiated are copies.
+
+    Keras's losses multiply a mask into the caller's sample weights.
+    """
+    return [t if t.requires_grad else t.clone() for t in rows]
 
 
 def map_row_gradients(function, rows, cotangents, variables):
