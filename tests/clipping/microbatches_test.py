@@ -9,7 +9,6 @@ from keras import layers
 
 from tests import models
 from tests import oracles
-from tests.clipping import exactness
 from tests.frameworks import framework
 from tf_privacy.clipping import engine
 from tf_privacy.clipping import microbatches

@@ -15,7 +15,9 @@ def map_rows(function, rows):
     """Returns the scalar `function(row)` for each row, for all rows at once.
 
     What cannot be vectorised runs in a loop, with the same result. `function`
-    must not change any state.
+    must not change any state. It never sees a NaN in what is differentiated:
+    there the result and its gradient are NaN in any case, and some losses of
+    PyTorch would raise, for the whole batch.
 
     Args:
         function: Takes one row of each tensor in `rows`, without its batch
@@ -37,19 +39,48 @@ def map_rows(function, rows):
         with keras.StatelessScope():
             return function(list(row))
 
+    is_nan = _find_nan(rows)
     try:
-        return torch.vmap(row_value)(*_copy_data(rows))
+        values = torch.vmap(row_value)(*_prepare(rows, is_nan))
     except _NOT_VECTORISED:
-        copies = zip(*_copy_data(rows), strict=True)
-        return torch.stack([row_value(*row) for row in copies])
+        prepared = zip(*_prepare(rows, is_nan), strict=True)
+        values = torch.stack([row_value(*row) for row in prepared])
+    return values.masked_fill(is_nan, torch.nan)
 
 
-def _copy_data(rows):
-    """Returns the rows; those that are not differentiated are copies.
+def _find_nan(rows):
+    """Returns which rows are differentiated and hold a NaN, `[B]` bool."""
+    is_nan = rows[0].new_zeros(len(rows[0]), dtype=torch.bool)
+    for tensor in rows:
+        if tensor.requires_grad:
+            found, axes = tensor.detach().isnan(), range(1, tensor.ndim)
+            is_nan = is_nan | (found.any(dim=tuple(axes)) if axes else found)
+    return is_nan
+
+
+def _prepare(rows, is_nan):
+    """Returns the rows without NaN, and copies of what is data.
 
     Keras's losses multiply a mask into the caller's sample weights.
     """
-    return [t if t.requires_grad else t.clone() for t in rows]
+    return [
+        _Blank.apply(t, is_nan) if t.requires_grad else t.clone() for t in rows
+    ]
+
+
+class _Blank(torch.autograd.Function):
+    """Some rows are 0; their gradients are NaN."""
+
+    @staticmethod
+    def forward(ctx, tensor, rows):
+        rows = rows.reshape(-1, *[1] * (tensor.ndim - 1))
+        ctx.save_for_backward(rows)
+        return tensor.masked_fill(rows, 0.0)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (rows,) = ctx.saved_tensors
+        return gradient.masked_fill(rows, torch.nan), None
 
 
 def map_row_gradients(function, rows, cotangents, variables):
