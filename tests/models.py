@@ -30,6 +30,8 @@ class Case:
 
 
 CASES = []
+# Joins CASES on that backend of Keras only.
+CASES_OF_BACKEND = {"jax": [], "tensorflow": [], "torch": []}
 DROPOUT_CASES = []
 BATCH_NORM_CASES = []
 
@@ -1809,7 +1811,7 @@ def _pipeline(seed):
     return _sequential(rng, x, y, "mse", [layers.Pipeline(within)])
 
 
-@_case(CASES)
+@_case(CASES_OF_BACKEND["tensorflow"])
 def _saved_model_layer(seed):
     """Make a trained layer out of a saved model, unknown to Keras within."""
     rng = _start(seed)
@@ -1818,6 +1820,18 @@ def _saved_model_layer(seed):
     with tempfile.TemporaryDirectory() as folder:
         saved.export(folder, verbose=False)
         stack = [layers.TFSMLayer(folder), layers.Dense(2)]
+    return _sequential(rng, x, y, "mse", stack)
+
+
+@_case(CASES_OF_BACKEND["torch"])
+def _torch_module(seed):
+    """Make a trained layer out of a module of PyTorch."""
+    import torch
+
+    rng = _start(seed)
+    x, y = _normal(rng, 8, 4), _normal(rng, 8, 2)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh())
+    stack = [layers.TorchModuleWrapper(module), layers.Dense(2)]
     return _sequential(rng, x, y, "mse", stack)
 
 
@@ -1856,6 +1870,9 @@ def _conv_lstm3d(seed):
     return _conv_lstm(
         seed, lambda: layers.ConvLSTM3D(2, 2, use_bias=False), 3, 2, 3
     )
+
+
+CASES += CASES_OF_BACKEND[keras.backend.backend()]
 
 
 # Random models.

@@ -2,12 +2,13 @@
 """Slow, obvious reference gradients, computed one example at a time.
 
 Nothing here is shared with the library under test: every example goes through
-the model on its own, as a batch of one row, under its own gradient tape.
+the model on its own, as a batch of one row, and is differentiated alone.
 """
 
 import keras
 import numpy as np
-import tensorflow as tf
+
+from tests.frameworks import framework
 
 
 def _flat_length(structure):
@@ -19,8 +20,12 @@ def _row(structure, index):
     """Return row `index` of every array, each kept as a batch of one."""
     if structure is None:
         return None
+    # A copy: Keras on PyTorch multiplies masks into what it is given.
     return keras.tree.map_structure(
-        lambda leaf: tf.convert_to_tensor(leaf[index : index + 1]), structure
+        lambda leaf: keras.ops.convert_to_tensor(
+            np.array(leaf[index : index + 1])
+        ),
+        structure,
     )
 
 
@@ -31,29 +36,17 @@ def _regularization_loss(model):
     regularisers, say), which depends on the data and so is left alone here.
     """
     terms = [
-        tf.reduce_sum(variable.regularizer(variable))
+        keras.ops.sum(variable.regularizer(variable))
         for variable in model.trainable_variables
         if variable.regularizer is not None
     ]
-    return tf.add_n(terms) if terms else None
-
-
-def _to_arrays(gradients, variables):
-    """Return dense float64 arrays, with zeros where there is no gradient."""
-    arrays = []
-    for gradient, variable in zip(gradients, variables, strict=True):
-        if gradient is None:
-            arrays.append(np.zeros(variable.shape, np.float64))
-        else:
-            dense = tf.convert_to_tensor(gradient)  # Also densifies slices.
-            arrays.append(dense.numpy().astype(np.float64))
-    return arrays
+    return sum(terms) if terms else None
 
 
 def loop_gradients(
     model, x, y, sample_weight=None, *, loss=None, training=True
 ):
-    """Return the gradient of each example's own loss, one tape per example.
+    """Return the gradient of each example's own loss, one after the other.
 
     The model's weights are put back before every example and at the end, so
     that a layer which changes its own state when called for training (batch
@@ -86,33 +79,42 @@ def loop_gradients(
         row_x = _row(x, index)
         row_y = _row(y, index)
         row_weight = _row(sample_weight, index)
-        with tf.GradientTape() as tape:
-            row_pred = model(row_x, training=training)
-            if loss is None:
-                value = model.compute_loss(
-                    x=row_x,
-                    y=row_y,
-                    y_pred=row_pred,
-                    sample_weight=row_weight,
-                    training=training,
-                )
-                penalty = _regularization_loss(model)
-                if penalty is not None:
-                    value = value - tf.cast(penalty, value.dtype)
-            else:
-                value = tf.convert_to_tensor(loss(row_y, row_pred))
-                if tuple(value.shape) != (1,):
-                    raise ValueError(
-                        "The loss of a batch of one must have shape (1,), "
-                        f"not {tuple(value.shape)}."
-                    )
-                if row_weight is not None:
-                    value = value * tf.cast(row_weight, value.dtype)
-        # A gradient with respect to a non-scalar is that of its sum.
-        raw = tape.gradient(value, model.trainable_variables)
-        gradients.append(_to_arrays(raw, model.trainable_variables))
+
+        def value(x=row_x, y=row_y, weight=row_weight):
+            y_pred = model(x, training=training)
+            if loss is not None:
+                return _own_loss(loss, y, y_pred, weight)
+            return _compiled_loss(model, x, y, y_pred, weight, training)
+
+        gradients.append(
+            framework.compute_gradients(value, model.trainable_variables)
+        )
     restore()
     return gradients
+
+
+def _own_loss(loss, y, y_pred, weight):
+    """Return the losses [1] of a batch of one row."""
+    value = keras.ops.convert_to_tensor(loss(y, y_pred))
+    if tuple(value.shape) != (1,):
+        raise ValueError(
+            "The loss of a batch of one must have shape (1,), "
+            f"not {tuple(value.shape)}."
+        )
+    if weight is None:
+        return value
+    return value * keras.ops.cast(weight, value.dtype)
+
+
+def _compiled_loss(model, x, y, y_pred, weight, training):
+    """Return the loss that Keras computes, less its weight regularisers."""
+    value = model.compute_loss(
+        x=x, y=y, y_pred=y_pred, sample_weight=weight, training=training
+    )
+    penalty = _regularization_loss(model)
+    if penalty is None:
+        return value
+    return value - keras.ops.cast(penalty, value.dtype)
 
 
 def global_norm(arrays):
@@ -163,11 +165,11 @@ def loop_clipped_sum(
 def loop_regularizer_gradients(model):
     """Return the gradients of the sum of the weight regularisers only."""
     variables = model.trainable_variables
-    with tf.GradientTape() as tape:
-        penalty = _regularization_loss(model)
-    if penalty is None:
-        return _to_arrays([None] * len(variables), variables)
-    return _to_arrays(tape.gradient(penalty, variables), variables)
+    if _regularization_loss(model) is None:
+        return [np.zeros(v.shape, np.float64) for v in variables]
+    return framework.compute_gradients(
+        lambda: _regularization_loss(model), variables
+    )
 
 
 def relative_error(actual_list, expected_list):

@@ -11,6 +11,7 @@ from keras import ops
 from tests import models
 from tests import oracles
 from tests.clipping import exactness
+from tests.frameworks import framework
 from tf_privacy.clipping import engine
 from tf_privacy.clipping import regularization
 
@@ -404,7 +405,7 @@ def test_low_precision(policy, make):
         step = engine.clipped_gradients(model, x, y, l2_norm_clip=0.1)
         return step.clipped_sum.gradients, step.norms
 
-    signature = exactness.any_rows((x, y))
+    signature = framework.any_rows((x, y))
     run = tf.function(run, autograph=False, input_signature=signature)
     total, got_norms = run(x, y)
     assert got_norms.dtype == tf.float32

@@ -3,9 +3,9 @@
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tests import oracles
+from tests.frameworks import framework
 from tf_privacy.clipping import call_plan
 from tf_privacy.clipping import engine
 
@@ -84,13 +84,6 @@ def compiled(model, x, loss="mse"):
     return model
 
 
-def any_rows(structure):
-    """Return signatures of the arrays with the number of rows left open."""
-    return keras.tree.map_structure(
-        lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), structure
-    )
-
-
 def make_clip(model, *data, l2_norm_clip=1.0, graph=True, **options):
     """Return a function from data to float64 gradients and norms.
 
@@ -98,8 +91,9 @@ def make_clip(model, *data, l2_norm_clip=1.0, graph=True, **options):
         model: A compiled model.
         *data: x, y and perhaps sample weights, to trace with.
         l2_norm_clip: For the engine.
-        graph: Whether to trace, once for any number of rows.
-        **options: For `tf.function`.
+        graph: Whether to trace, once for any number of rows, where the
+            framework does that.
+        **options: For the framework's way to trace.
     """
 
     def run(*data):
@@ -107,12 +101,13 @@ def make_clip(model, *data, l2_norm_clip=1.0, graph=True, **options):
         return step.clipped_sum.gradients, step.norms
 
     if graph:
-        options.setdefault("input_signature", any_rows(data))
-        run = tf.function(run, autograph=False, **options)
+        run = framework.compile_for_any_rows(run, data, **options)
 
     def clip(*data):
         gradients, norms = run(*data)
-        return [np.asarray(g, np.float64) for g in gradients], np.array(norms)
+        to_array = keras.ops.convert_to_numpy
+        arrays = [np.asarray(to_array(g), np.float64) for g in gradients]
+        return arrays, np.array(to_array(norms))
 
     return clip
 

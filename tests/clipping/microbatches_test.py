@@ -9,7 +9,7 @@ from keras import layers
 
 from tests import models
 from tests import oracles
-from tests.clipping import exactness
+from tests.frameworks import framework
 from tf_privacy.clipping import engine
 from tf_privacy.clipping import microbatches
 from tf_privacy.clipping import styles
@@ -73,7 +73,7 @@ def test_microbatches_add_up_to_the_batch(name, graph):
     def traced(size):
         run = in_pieces(model, size)
         if graph:
-            signature = exactness.any_rows(present)
+            signature = framework.any_rows(present)
             return tf.function(run, autograph=False, input_signature=signature)
         return run
 
@@ -95,7 +95,7 @@ def test_compiled_pieces_of_fixed_shape_pad_with_what_does_not_count(rows):
     run = tf.function(
         in_pieces(model, 4, compiled=True),
         autograph=False,
-        input_signature=exactness.any_rows([x, y]),
+        input_signature=framework.any_rows([x, y]),
     )
     expected, _ = oracles.loop_clipped_sum(
         model, x[:rows], y[:rows], l2_norm_clip=CLIP

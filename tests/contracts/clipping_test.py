@@ -12,6 +12,7 @@ import pytest
 from tests import models
 from tests import oracles
 from tests.clipping import exactness
+from tests.frameworks import framework
 
 _TOLERANCE = 1e-5
 _HOSTILE = [np.nan, np.inf, -np.inf, 1e30, -1e30, 1e-30]
@@ -40,6 +41,7 @@ class Subject:
         self.model, x, y, weight = case.make(0)
         if weight is None:
             weight = _map(lambda a: np.ones(len(a), "float32"), y)
+        weight = framework.fit_weights(weight, self.model(x))
         self.data = (x, y, weight)
         rows = oracles.loop_gradients(self.model, x, y, weight)
         self.rows = np.array([_flat(row) for row in rows])

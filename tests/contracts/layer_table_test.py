@@ -60,11 +60,19 @@ _BY_RULE = {
     "Wrapper": "wrapper",
 }
 
+# Layers that run code of one framework, and only there -> as in _GENERIC.
+_OF_BACKEND = {
+    "jax": {"FlaxLayer": None, "JaxLayer": None},
+    "tensorflow": {"TFSMLayer": "saved_model_layer"},
+    "torch": {"TorchModuleWrapper": "torch_module"},
+}
+_BACKEND = keras.backend.backend()
+
 # Layer -> a case in which it takes the generic path or single examples.
 _GENERIC = {
     "Layer": "custom_weights",
     "STFTSpectrogram": "trained_spectrogram",
-    "TFSMLayer": "saved_model_layer",
+    **_OF_BACKEND[_BACKEND],
 }
 
 _WEIGHTLESS = set(
@@ -104,8 +112,12 @@ _REFUSED = {
     ),
 }
 
-# They run code of another framework, and none of them with TensorFlow alone.
-_ELSEWHERE = {"FlaxLayer", "JaxLayer", "TorchModuleWrapper"}
+_ELSEWHERE = {
+    name
+    for backend, names in _OF_BACKEND.items()
+    for name in names
+    if backend != _BACKEND
+}
 
 _TABLE = (_BY_RULE, _GENERIC, _WEIGHTLESS, _REFUSED, _ELSEWHERE)
 

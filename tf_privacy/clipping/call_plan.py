@@ -106,7 +106,7 @@ class _Observer:
     def intercept(self, layer, call, args, kwargs):
         """Runs one call as a node of the tree."""
         _check_steps(layer, args, kwargs)
-        if self.root is None:
+        if not self._stack:
             self._graph = graphs.current_graph()
         elif graphs.current_graph() != self._graph:
             # Inside a loop or a vectorised map: what happens here belongs to
@@ -117,7 +117,7 @@ class _Observer:
         node = _Node(layer, parent, place)
         if parent:
             parent.children.append(node)
-        else:
+        else:  # A trace may begin again, with values.
             self.root = node
         self._stack.append(node)
         try:

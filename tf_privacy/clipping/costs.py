@@ -96,6 +96,7 @@ def _trace_cost(model, x, plan, scales=None) -> ModelCost:
     calls = []
 
     def find_terms(inputs):
+        calls.clear()  # A trace may begin again, with values.
         recorder = taps.TapRecorder(plan, lambda tensor: tensor, variables)
         recorder.run(model, inputs, on_update=_ignore)
         for record in recorder.records:

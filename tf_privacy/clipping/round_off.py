@@ -65,8 +65,8 @@ def gram_squared_norms(inputs, cotangents):
     # no position can be flushed to zero behind a larger one.
     inputs, sizes = _scaled(inputs, axis=-1)
     cotangents, scale = _scaled(cotangents * sizes, axis=(1, 2))
-    gram_a = ops.matmul(inputs, ops.swapaxes(inputs, 1, 2))
-    gram_g = ops.matmul(cotangents, ops.swapaxes(cotangents, 1, 2))
+    gram_a = backend.grams_of_rows(inputs)
+    gram_g = backend.grams_of_rows(cotangents)
     total = row_products(gram_a, gram_g)
     # By Cauchy and Schwarz: without another pass over the products.
     summed = ops.sqrt(row_squared_norms(gram_a) * row_squared_norms(gram_g))

@@ -138,7 +138,8 @@ class ToeplitzNoise(correlated_style.CorrelatedStyle):
         first = self.coefficients[0]
         ratios = np.array(self.coefficients[: self.num_copies + 1]) / first
         count = max(1, self.num_copies)
-        lags = 1 + ops.mod(position - 1 - np.arange(self.num_copies), count)
+        slots = ops.arange(self.num_copies, dtype="int32")
+        lags = 1 + ops.mod(position - 1 - slots, count)
         # At the start of a release what is held is of the release before.
         weights = ops.where(
             lags <= position,

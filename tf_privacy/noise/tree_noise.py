@@ -91,10 +91,11 @@ class TreeNoise(correlated_style.CorrelatedStyle):
             position: int32 scalar tensor; in [0, num_steps).
         """
         tables = _make_tables(self.num_copies)
-        powers = 2 ** np.arange(1, self.num_copies + 1)
+        powers = 2 ** ops.arange(1, self.num_copies + 1, dtype="int32")
         level = ops.sum(ops.cast(ops.mod(position + 1, powers) == 0, "int32"))
         shares = ops.take(tables.shares, level, axis=0)
-        below = ops.cast(np.arange(self.num_copies) < level, "float32")
+        levels = ops.arange(self.num_copies, dtype="int32")
+        below = ops.cast(levels < level, "float32")
         return correlated_style.Mix(
             draw_weight=ops.take(tables.draw_weights, level),
             noise_weights=shares - below,

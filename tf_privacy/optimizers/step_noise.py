@@ -218,10 +218,13 @@ class StepNoise:
         is_plain = scales is None and self.row_selection is None
         if self._clip_state is None and is_plain:
             return self.clipping_style
-        has_state = self._clip_state is not None
+        scale = None
+        if self._clip_state is not None:
+            # On PyTorch a variable's value is changed in place.
+            scale = ops.copy(self._clip_state.value[0])
         return moving_clips.CurrentClip.of(
             self.clipping_style,
-            self._clip_state.value[0] if has_state else None,
+            scale,
             scales=scales,
             selects_rows=self.row_selection is not None,
         )

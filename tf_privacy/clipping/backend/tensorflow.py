@@ -86,6 +86,15 @@ def products_of_rows(left, right):
     return tf.matmul(left, right, transpose_a=True)
 
 
+def grams_of_rows(array):
+    """Returns `[B, T, T]`: array[b] array[b]^T.
+
+    Args:
+        array: `[B, T, P]`.
+    """
+    return tf.matmul(array, array, transpose_b=True)
+
+
 def densify(tensor):
     """Returns a dense tensor for what may be `tf.IndexedSlices`."""
     return tf.convert_to_tensor(tensor)

@@ -122,6 +122,11 @@ def outside_of_graph():
     return tf.init_scope()
 
 
+def same_random_numbers():
+    """Returns a context: in a stateless scope Keras's seeds stay the same."""
+    return contextlib.nullcontext()
+
+
 def run_outside_of_graph(function):
     """Returns `function()`, run eagerly even while a graph is being traced.
 
