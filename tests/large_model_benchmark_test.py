@@ -131,7 +131,6 @@ def test_process_reports_the_steps_that_it_took():
         is_private=True,
         keras_hub=False,
         batch_size=4,
-        microbatch_size=3,
         noise_multiplier=2.0,
     )
     pipe = _Pipe("step", "step", "finish")
@@ -139,7 +138,7 @@ def test_process_reports_the_steps_that_it_took():
     start, *times, end = pipe.sent
     model = language_model.make_model(size, keras_hub=False)
     assert start.parameters == start.trained == model.count_params()
-    assert start.piece_rows == 3
+    assert start.piece_rows == 4
     assert len(times) == 2
     assert all(0 < time.wall and 0 < time.cpu for time in times)
     assert end.num_steps == 4

@@ -401,42 +401,6 @@ def _update_counted(listed, counted, y_true, y_pred):
         metric.update_state(y_true, y_pred, sample_weight=counted)
 
 
-@contextlib.contextmanager
-def counting_rows(model, y_pred, counted):
-    """Lets the loss and the metrics see only some rows of a batch.
-
-    Args:
-        model: A compiled `keras.Model`.
-        y_pred: A structure of tensors `[B, ...]`.
-        counted: `[B]` bool.
-    """
-    with contextlib.ExitStack() as stack:
-        for tensor in keras.tree.flatten(y_pred):
-            mask = get_keras_mask(tensor)
-            stack.callback(set_keras_mask, tensor, mask)
-            set_keras_mask(tensor, _counted_mask(tensor, mask, counted))
-        metrics = model._compile_metrics
-        for listed in metrics._flat_metrics if metrics is not None else ():
-            if listed:
-                update = functools.partial(_update_counted, listed, counted)
-                shadow = added_attribute(listed, "update_state", update)
-                stack.enter_context(shadow)
-        yield
-
-
-def _counted_mask(tensor, mask, counted):
-    """Returns a mask of the shape of a loss on a tensor."""
-    shape = tensor.shape[:-1] if len(tensor.shape) > 1 else tensor.shape
-    counted = keras.ops.reshape(counted, (-1,) + (1,) * (len(shape) - 1))
-    counted = keras.ops.broadcast_to(counted, shape)
-    return counted if mask is None else keras.ops.logical_and(counted, mask)
-
-
-def _update_counted(listed, counted, y_true, y_pred):
-    for metric in listed.metrics:
-        metric.update_state(y_true, y_pred, sample_weight=counted)
-
-
 def run_recurrence(step, inputs, initial_state, mask, layer):
     """Runs `step` over time, forwards, as a recurrent layer of Keras does.
 

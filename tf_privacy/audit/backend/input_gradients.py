@@ -29,6 +29,7 @@ def compute_class_scores(model, x, *, outputs: str) -> np.ndarray:
 
     Args:
         model: A built Keras model; gives `[B, C]`, or `[B, 1]` for two classes.
+            It runs in inference mode, and on each row alone.
         x: `[B, ...]` floats.
         outputs: What the model returns, "logits" or "probabilities".
 
@@ -155,7 +156,7 @@ def check_inputs(x, *labels):
         ValueError: If the labels have other rows, or there are none.
     """
     x = _to_array(x)
-    if not keras.backend.is_float_dtype(x.dtype.name):
+    if x.dtype.kind != "f" and x.dtype.name != "bfloat16":
         raise TypeError(
             "x must be floats, which have gradients. Received: an array of "
             f"{x.dtype.name}. Convert it, and scale it as in training."

@@ -48,7 +48,8 @@ def gradient(function: Callable, weights):
     weights = [
         w if w.requires_grad else w.detach().requires_grad_() for w in weights
     ]
-    total, others = function(weights)
+    with torch.enable_grad():
+        total, others = function(weights)
     gradients = torch.autograd.grad(
         total,
         weights,
@@ -64,7 +65,8 @@ def pull_back(function: Callable, inputs, cotangents):
 
     Of what the function computes: a gradient that a layer stops in a step of
     training, by `detach`, is followed here, because the step does depend on
-    what it stops. What a layer computes under `torch.no_grad` is not seen.
+    what it stops. What a layer computes under `torch.no_grad`, or takes from a
+    tensor's `data`, is not seen.
 
     Args:
         function: From a list of tensors to a list of tensors.
@@ -75,7 +77,7 @@ def pull_back(function: Callable, inputs, cotangents):
     inputs = [tensor.detach().requires_grad_() for tensor in inputs]
     # The other kernels of attention have no second derivative.
     in_full = attention.sdpa_kernel(attention.SDPBackend.MATH)
-    with _FollowedStops(), in_full:
+    with torch.enable_grad(), _FollowedStops(), in_full:
         outputs = function(inputs)
     if cotangents is None:
         cotangents = [torch.ones_like(output) for output in outputs]

@@ -152,6 +152,15 @@ def products_of_rows(left, right):
     return jnp.matmul(jnp.swapaxes(left, 1, 2), right)
 
 
+def grams_of_rows(array):
+    """Returns `[B, T, T]`: array[b] array[b]^T.
+
+    Args:
+        array: `[B, T, P]`.
+    """
+    return jnp.matmul(array, jnp.swapaxes(array, 1, 2))
+
+
 def densify(tensor):
     """Returns the tensor: all are dense."""
     return tensor

@@ -164,6 +164,11 @@ def outside_of_graph():
         yield
 
 
+def same_random_numbers():
+    """Returns a context: in a stateless scope Keras's seeds stay the same."""
+    return contextlib.nullcontext()
+
+
 def run_outside_of_graph(function):
     """Returns `function()`, run eagerly even while a step is being traced.
 
