@@ -122,7 +122,7 @@ def test_the_sum_is_the_loops_in_units_of_the_scale(style, way):
             settings,
             units_per_piece=5,
             compiled=way == "compiled",
-            observe=lambda step, piece: None,
+            observe=lambda step, piece, counted: None,
         )
     expected, _ = oracles.loop_clipped_sum(
         model, X, Y, l2_norm_clip=0.5 * scale

@@ -82,7 +82,7 @@ def test_rows_are_counted_once_for_each_unit(way):
             engine.ClipSettings(style=CLIP),
             units_per_piece=5,
             compiled=way == "compiled",
-            observe=lambda step, piece: None,
+            observe=lambda step, piece, counted: None,
         )
     expected = count_by_hand(WORDS, USERS)
     for count, by_hand in zip(counts_of(clipped), expected, strict=True):
@@ -116,7 +116,7 @@ def test_tables_of_nested_models_keep_their_counts(way):
             settings,
             units_per_piece=4,
             compiled=False,
-            observe=lambda step, piece: None,
+            observe=lambda step, piece, counted: None,
         )
     for variable, counts in zip(
         clipped.variables, clipped.row_counts, strict=True

@@ -5,8 +5,6 @@ from collections.abc import Callable
 
 import keras
 import torch
-from torch import overrides
-from torch.nn import attention
 
 
 def compile_step(function: Callable, *examples) -> Callable:
@@ -76,7 +74,7 @@ def pull_back(function: Callable, inputs, cotangents):
     """
     inputs = [tensor.detach().requires_grad_() for tensor in inputs]
     # The other kernels of attention have no second derivative.
-    in_full = attention.sdpa_kernel(attention.SDPBackend.MATH)
+    in_full = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     with torch.enable_grad(), _FollowedStops(), in_full:
         outputs = function(inputs)
     if cotangents is None:
@@ -112,7 +110,7 @@ class _Stop(torch.autograd.Function):
         return cotangent
 
 
-class _FollowedStops(overrides.TorchFunctionMode):
+class _FollowedStops(torch.overrides.TorchFunctionMode):
     """Within it, `detach` stops the gradient of a step alone."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
