@@ -7,7 +7,6 @@ so there is one draw of noise, and no replica can have another one.
 """
 
 import contextlib
-from concurrent import futures
 
 import numpy as np
 import tensorflow as tf
@@ -205,19 +204,6 @@ def as_one_replica():
         yield
     finally:
         graph._distribution_strategy_stack = stack
-
-
-def outside_of_scope(function):
-    """Returns `function()`, whose variables are no replica's but the process's.
-
-    Args:
-        function: A function without arguments, run eagerly.
-    """
-    if current_scope() is None:
-        return function()
-    # A strategy is in force in one thread.
-    with futures.ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(function).result()
 
 
 def share_words(words: list[int], scope) -> list[int]:
