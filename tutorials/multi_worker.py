@@ -240,13 +240,12 @@ def main(argv):
     if _SMOKE.value:
         flags.FLAGS.num_steps = _NUM_STEPS.value // 5
         flags.FLAGS.lose_at = _LOSE_AT.value // 5
+    data = datasets.load_images("digits")
+    checks.check_delta(_DELTA.value, len(data.x_train))
+    checks.check_batch_size(_BATCH_SIZE.value, len(data.x_train))
     if "TF_CONFIG" in os.environ:
         # Before anything else runs on TensorFlow.
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
-        data = datasets.load_images("digits")
-        checks.check_delta(_DELTA.value, len(data.x_train))
-        checks.check_batch_size(_BATCH_SIZE.value, len(data.x_train))
-        train(strategy, data)
+        train(tf.distribute.MultiWorkerMirroredStrategy(), data)
         return
     with tempfile.TemporaryDirectory() as folder:
         if _DIRECTORY.value is None:

@@ -196,6 +196,7 @@ REFUSED = {
     "model of no scope": "ValueError: model must be made in the scope",
     "compiled out of scope": "ValueError: model must be made in the scope",
     "other strategy": "NotImplementedError: strategy must be a Mirrored",
+    "shares of others": "TypeError: x must be whole batches",
     "several steps": "ValueError: steps_per_execution must be 1",
 }
 

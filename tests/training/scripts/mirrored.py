@@ -402,8 +402,9 @@ def catch(function):
         # AutoGraph puts a trace before the message.
         while len(lines) > 1 and not lines[-1].strip():
             lines.pop()
-        line = lines[-1 if lines[0] == "in user code:" else 0].strip()
-        return f"{type(error).__name__}: {line[:120]}"
+        if lines[0] == "in user code:":
+            return lines[-1].strip()[:120]
+        return f"{type(error).__name__}: {lines[0][:120]}"
     return None
 
 
@@ -466,6 +467,10 @@ def refuse(strategy):
             several.compile(optimizer, "mse", steps_per_execution=2)
         several.fit(X, Y, batch_size=6, verbose=0)
 
+    def fit_shares():
+        rows = tf.data.Dataset.from_tensor_slices((X, Y)).batch(6)
+        model.fit(strategy.experimental_distribute_dataset(rows), verbose=0)
+
     other = tf.distribute.OneDeviceStrategy("CPU:0")
     start = flat_weights(model)
     results = {
@@ -485,6 +490,7 @@ def refuse(strategy):
     }
     results["several steps"] = catch(lambda: fit_several_steps(True))
     results["several steps of Keras"] = catch(lambda: fit_several_steps(False))
+    results["shares of others"] = catch(fit_shares)
     results["unchanged"] = bool((flat_weights(model) == start).all())
     results["num_steps"] = optimizer.ledger.num_steps()
     return results
