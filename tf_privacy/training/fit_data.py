@@ -46,6 +46,18 @@ class FitData:
     example_rows: Any = None
     labels: Any = None
 
+    def for_keras(self) -> dict:
+        """Returns the arguments for Keras's `fit`."""
+        names = (
+            "x",
+            "y",
+            "sample_weight",
+            "batch_size",
+            "steps_per_epoch",
+            "validation_data",
+        )
+        return {name: getattr(self, name) for name in names}
+
 
 def is_array_input(x) -> bool:
     """True if `x` can be Poisson sampled by row."""
