@@ -194,7 +194,7 @@ def run_processes() -> int:
     """Runs all processes until they end, or one is lost, as a cluster would.
 
     Returns:
-        The exit status of the one that ended first with an error, or 0.
+        The exit status of one that ended with an error, or 0.
     """
     addresses = [f"localhost:{p}" for p in find_free_ports(_NUM_PROCESSES)]
     processes = []
@@ -212,6 +212,9 @@ def run_processes() -> int:
     try:
         while True:
             ended = [p.poll() for p in processes]
+            # One that is left alone fails, too.
+            if _LOST in ended:
+                return _LOST
             if any(ended) or None not in ended:
                 return next((status for status in ended if status), 0)
             time.sleep(0.1)
@@ -244,6 +247,7 @@ def main(argv):
     checks.check_delta(_DELTA.value, len(data.x_train))
     checks.check_batch_size(_BATCH_SIZE.value, len(data.x_train))
     if "TF_CONFIG" in os.environ:
+        tf.get_logger().setLevel("ERROR")
         # Before anything else runs on TensorFlow.
         train(tf.distribute.MultiWorkerMirroredStrategy(), data)
         return
