@@ -269,8 +269,8 @@ def draw_noise(strategy):
         model = make_model(
             strategy.scope(),
             make_layers=lambda: [
-                keras.Input((100,)),
-                keras.layers.Dense(200, use_bias=False),
+                keras.Input((200,)),
+                keras.layers.Dense(400, use_bias=False),
             ],
             preset=tf_privacy.DPSGD,
             **STYLES[name] | {"gradient_scaling": None},
@@ -289,7 +289,7 @@ def draw_noise(strategy):
 
         seen = [flat_weights(model)]
         for size in (2, 0, 5):
-            batch = [np.zeros((size, n), "float32") for n in (100, 200)]
+            batch = [np.zeros((size, n), "float32") for n in (200, 400)]
             step(*tf_privacy.split_over_replicas(batch, strategy))
             seen.append(flat_weights(model))
         # In units of the noise on the sum.

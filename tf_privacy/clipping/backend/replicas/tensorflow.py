@@ -34,11 +34,7 @@ def num_processes(scope) -> int:
     Args:
         scope: From `current_scope`.
     """
-    if not isinstance(scope, tf.distribute.MultiWorkerMirroredStrategy):
-        return 1
-    resolver = scope.cluster_resolver
-    cluster = resolver.cluster_spec() if resolver else None
-    return max(1, len(cluster.as_dict().get("worker", ())) if cluster else 1)
+    return max(1, len(_list_tasks(scope)))
 
 
 def process_index(scope) -> int:
@@ -47,7 +43,24 @@ def process_index(scope) -> int:
     Args:
         scope: From `current_scope`.
     """
-    return scope.cluster_resolver.task_id if num_processes(scope) > 1 else 0
+    tasks = _list_tasks(scope)
+    if len(tasks) < 2:
+        return 0
+    resolver = scope.cluster_resolver
+    return tasks.index((resolver.task_type, resolver.task_id))
+
+
+def _list_tasks(scope) -> list[tuple[str, int]]:
+    """Returns type and number of each task that trains, the chief's first."""
+    if not isinstance(scope, tf.distribute.MultiWorkerMirroredStrategy):
+        return []
+    resolver = scope.cluster_resolver
+    cluster = resolver.cluster_spec().as_dict() if resolver else {}
+    return [
+        (kind, number)
+        for kind in ("chief", "worker")
+        for number in range(len(cluster.get(kind, ())))
+    ]
 
 
 def check_scope(scope, name: str) -> None:
