@@ -194,7 +194,7 @@ def run_processes() -> int:
     """Runs all processes until they end, or one is lost, as a cluster would.
 
     Returns:
-        The exit status of the one that ended first with an error, or 0.
+        The exit status of one that ended with an error, or 0.
     """
     addresses = [f"localhost:{p}" for p in find_free_ports(_NUM_PROCESSES)]
     processes = []
@@ -212,6 +212,9 @@ def run_processes() -> int:
     try:
         while True:
             ended = [p.poll() for p in processes]
+            # One that is left alone fails, too.
+            if _LOST in ended:
+                return _LOST
             if any(ended) or None not in ended:
                 return next((status for status in ended if status), 0)
             time.sleep(0.1)
@@ -240,13 +243,13 @@ def main(argv):
     if _SMOKE.value:
         flags.FLAGS.num_steps = _NUM_STEPS.value // 5
         flags.FLAGS.lose_at = _LOSE_AT.value // 5
+    data = datasets.load_images("digits")
+    checks.check_delta(_DELTA.value, len(data.x_train))
+    checks.check_batch_size(_BATCH_SIZE.value, len(data.x_train))
     if "TF_CONFIG" in os.environ:
+        tf.get_logger().setLevel("ERROR")
         # Before anything else runs on TensorFlow.
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
-        data = datasets.load_images("digits")
-        checks.check_delta(_DELTA.value, len(data.x_train))
-        checks.check_batch_size(_BATCH_SIZE.value, len(data.x_train))
-        train(strategy, data)
+        train(tf.distribute.MultiWorkerMirroredStrategy(), data)
         return
     with tempfile.TemporaryDirectory() as folder:
         if _DIRECTORY.value is None:

@@ -323,3 +323,89 @@ def test_counts_are_checked(name, value):
 def test_num_examples_cannot_exceed_the_rows():
     with pytest.raises(ValueError, match="^num_examples must be"):
         make(num_examples=NUM_EXAMPLES + 1)
+
+
+# Of several processes.
+
+
+def make_shards(count, **changes):
+    coins = tf_privacy.share_coins()
+    return [
+        make(
+            shard=tf_privacy.Shard(index=i, count=count), coins=coins, **changes
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("unit", [1, 5])
+def test_shards_are_of_one_draw(unit):
+    """All processes' parts are one batch, whose law the accountant knows."""
+    parts = make_shards(3, examples_per_unit=unit, expected_batch_size=4.0)
+    sizes = []
+    for index in range(200):
+        batches = [part[index][0] for part in parts]
+        rows = np.concatenate(batches)[:, 0].astype(int)
+        assert (np.diff(rows) > 0).all()
+        assert all(len(batch) % unit == 0 for batch in batches)
+        lengths = [len(batch) // unit for batch in batches]
+        assert max(lengths) - min(lengths) <= 1
+        sizes.append(len(rows) // unit)
+    assert parts[0].sampling == parts[1].sampling
+    # 200 draws of one in num_units coins each.
+    num_units = NUM_EXAMPLES // unit
+    total = stats.binom(200 * num_units, 4.0 / num_units)
+    assert total.ppf(FALSE_ALARM / 2) <= sum(sizes)
+    assert sum(sizes) <= total.isf(FALSE_ALARM / 2)
+
+
+def test_coins_are_new_at_each_start():
+    first, second = tf_privacy.share_coins(), tf_privacy.share_coins()
+    assert first.key != second.key
+    assert first.position == 0
+
+
+def test_shards_go_on_together():
+    parts = make_shards(2)
+    expected = [[part[i][0] for i in range(4)] for part in parts]
+    again = make_shards(2)
+    for part, batches in zip(again, expected, strict=True):
+        part.set_state(parts[0].get_state(1))
+        for i in (2, 3):
+            np.testing.assert_array_equal(part[i][0], batches[i])
+
+
+def test_a_shard_with_coins_of_its_own_is_refused():
+    """A unit could be in a batch twice."""
+    shard = tf_privacy.Shard(index=0, count=2)
+    with pytest.raises(ValueError, match="^coins must be given"):
+        make(shard=shard)
+    make(shard=tf_privacy.Shard(index=0, count=1))
+
+
+@pytest.mark.parametrize(
+    "error, name, changes",
+    [
+        (TypeError, "shard", {"shard": (0, 2)}),
+        (TypeError, "coins", {"coins": 3}),
+        (ValueError, "seed", {"seed": 3, "coins": tf_privacy.share_coins()}),
+    ],
+)
+def test_a_setting_of_shards_is_checked(error, name, changes):
+    with pytest.raises(error, match=f"^{name} must be"):
+        make(**changes)
+
+
+def test_shared_coins_stay_in_their_process():
+    """A copy would throw other ones, or carry the secret away."""
+    (dataset,) = make_shards(1)
+    for leave in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(RuntimeError, match="^PoissonDataset must stay"):
+            leave(dataset)
+
+
+def test_a_fork_throws_no_coins_of_its_own():
+    (dataset,) = make_shards(1)
+    dataset._process = os.getpid() + 1
+    with pytest.raises(RuntimeError, match="^PoissonDataset must stay"):
+        dataset[0]

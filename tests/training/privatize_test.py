@@ -388,11 +388,11 @@ def test_a_private_optimizer_put_in_by_hand_is_refused_or_counts():
     assert model.privacy_statement(delta=1e-5).num_steps == 6
 
 
-def test_a_distribution_strategy_is_refused_by_name():
-    """Each of its replicas would draw noise of its own."""
+def test_a_strategy_that_did_not_make_the_model_is_refused_by_name():
+    """A replica would have no copy of its weights."""
     model = tf_privacy.privatize(sequential())
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
-        with pytest.raises(NotImplementedError, match="MirroredStrategy"):
+        with pytest.raises(ValueError, match="^model .* MirroredStrategy"):
             model.compile(make_optimizer(), "mse")
 
 

@@ -18,7 +18,6 @@ from keras import ops
 from tf_privacy import _checks
 from tf_privacy.accounting import participation_pattern
 from tf_privacy.clipping.backend.execution import execution
-from tf_privacy.clipping.backend.replicas import replicas
 from tf_privacy.noise import gaussian
 from tf_privacy.noise import noise_style
 
@@ -225,7 +224,7 @@ class CorrelatedGenerator(noise_style.NoiseGenerator):
 
 def _make_variable(shape, dtype):
     # Of this process: its replicas have one noise.
-    return replicas.outside_of_scope(
+    return execution.run_outside_of_graph(
         lambda: keras.Variable(
             "zeros", shape=shape, dtype=dtype, trainable=False, autocast=False
         )

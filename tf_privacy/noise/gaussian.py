@@ -15,6 +15,7 @@ from keras import ops
 
 from tf_privacy import _checks
 from tf_privacy.clipping import clipped_sum
+from tf_privacy.clipping.backend.execution import execution
 from tf_privacy.clipping.backend.replicas import replicas
 from tf_privacy.noise.backend import backend
 
@@ -69,7 +70,7 @@ class NoiseSource:
                 int.from_bytes(digest[i : i + 8], "little")
                 for i in range(0, 24, 8)
             ]
-        self._generator = replicas.outside_of_scope(
+        self._generator = execution.run_outside_of_graph(
             lambda: backend.CounterGenerator(words)
         )
         self._process = os.getpid()

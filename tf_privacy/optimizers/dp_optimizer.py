@@ -38,7 +38,8 @@ class DPOptimizer(keras.optimizers.Optimizer):
     the ledger.
 
     Accepts only a `ClippedSum`: raw gradients, and so an ordinary Keras model,
-    are refused.
+    are refused. Under a `tf.distribute` strategy, replicas add up their sums
+    before the noise, which is one draw for all.
 
     Args:
         inner_optimizer: A `keras.optimizers.Optimizer`, not yet built.
@@ -335,26 +336,21 @@ class DPOptimizer(keras.optimizers.Optimizer):
         # is to be counted.
         allowed = execution.after(self._ledger.allows(row), clipped.gradients)
         allowed = replicas.agree(allowed)
-        replicas.run_once(
-            lambda: self._step(
-                clipped, row, level, allowed, data_independent_gradients
+
+        def take_step():
+            # Outside of the condition where that changes nothing: drawn beside
+            # the forward and backward pass. A refused step throws it away.
+            noised = None
+            if self._noise.is_stateless:
+                noised = self._add_noise(clipped, row, level)
+            execution.cond(
+                allowed, lambda: release(noised), self._ledger.refuse
             )
-        )
-        return allowed
 
-    def _step(self, clipped, row, level, allowed, data_independent_gradients):
-        """Takes one step for all replicas of this process, if it is allowed."""
-        # Outside of the condition where that changes nothing: drawn beside the
-        # forward and backward pass. A refused step throws the noise away.
-        noised = None
-        if self._noise.is_stateless:
-            noised = self._add_noise(clipped, row, level)
-
-        def release():
-            own = noised or self._add_noise(clipped, row, level)
+        def release(noised):
             inner_step.take_inner_step(
                 self.inner_optimizer,
-                own,
+                noised or self._add_noise(clipped, row, level),
                 expected_batch_size=self.expected_batch_size,
                 data_independent_gradients=data_independent_gradients,
                 scales=clipped.scales,
@@ -368,7 +364,8 @@ class DPOptimizer(keras.optimizers.Optimizer):
             )
             self._ledger.count(row)
 
-        execution.cond(allowed, release, self._ledger.refuse)
+        replicas.run_once(take_step)
+        return allowed
 
     def _add_noise(self, clipped, row, level):
         return self._noise.add_noise(

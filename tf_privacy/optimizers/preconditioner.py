@@ -133,7 +133,7 @@ class Preconditioner:
             store: A dict of arrays, or what Keras passes for one.
         """
         for index, variable in enumerate(self.variables):
-            store[f"scaling_{index}"] = ops.convert_to_numpy(variable.value)
+            store[f"scaling_{index}"] = variable.numpy()
 
     def load(self, store) -> None:
         """Takes a saved state; stays as it is where there is none.

@@ -269,7 +269,7 @@ class StepLedger:
     def num_refused(self) -> int:
         """Returns how many steps were refused and not yet reported."""
         # Fails in a graph, where it would be asked once and not in each step.
-        return int(ops.convert_to_numpy(self._refused.value))
+        return int(self._refused.numpy())
 
     def num_taken(self) -> int:
         """Returns how many steps this optimizer object made itself."""

@@ -55,6 +55,18 @@ class FitData:
     shuffle: bool = False
     padding: Any = None
 
+    def for_keras(self) -> dict:
+        """Returns the arguments for Keras's `fit`."""
+        names = (
+            "x",
+            "y",
+            "sample_weight",
+            "batch_size",
+            "steps_per_epoch",
+            "validation_data",
+        )
+        return {name: getattr(self, name) for name in names}
+
 
 def is_array_input(x) -> bool:
     """True if `x` can be Poisson sampled by row."""

@@ -90,8 +90,7 @@ class PoissonDataset(keras.utils.PyDataset):
         )
         self._seed = seed
         self._num_skipped = 0
-        self._shard = shard
-        self._has_shared_coins = coins is not None
+        self._shard, self._has_shared_coins = shard, coins is not None
         self._start_coins(coins)
 
     def _start_coins(self, state=None):
@@ -200,8 +199,7 @@ class PoissonDataset(keras.utils.PyDataset):
             ValueError: If worker processes or threads draw the batches.
         """
         self._check_replayable()
-        self._start_coins()
-        self._coins.set_state(state)
+        self._start_coins(state)
 
     def skip(self, num_batches: int) -> None:
         """Makes the next pass shorter; later ones are whole again.

@@ -271,12 +271,7 @@ class PrivateTraining(replica_training.ReplicaTraining):
         )
         with self._fit_phase(source):
             return super().fit(
-                x=source.x,
-                y=source.y,
-                sample_weight=source.sample_weight,
-                batch_size=source.batch_size,
-                steps_per_epoch=source.steps_per_epoch,
-                validation_data=source.validation_data,
+                **source.for_keras(),
                 epochs=epochs,
                 verbose=verbose,
                 callbacks=callbacks,

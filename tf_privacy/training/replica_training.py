@@ -66,6 +66,7 @@ def share(model, source: fit_data.FitData, *, shuffle, class_weight):
 
     Raises:
         NotImplementedError: If several processes train together.
+        TypeError: If the data are distributed already.
         ValueError: If an execution is to take several steps.
     """
     strategy = keras_internals.get_strategy(model)
@@ -77,6 +78,11 @@ def share(model, source: fit_data.FitData, *, shuffle, class_weight):
             "fit must be used by one process: Keras's own fails under "
             f"MultiWorkerMirroredStrategy. Received: {count} processes. Write "
             "a loop, as tutorials/multi_worker.py shows."
+        )
+    if shares.is_distributed(source.x):
+        raise TypeError(
+            "x must be whole batches: fit shares them out. Received: a "
+            f"{type(source.x).__name__}. Pass what it was made of."
         )
     if model.steps_per_execution > 1:
         raise ValueError(

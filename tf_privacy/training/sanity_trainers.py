@@ -119,7 +119,7 @@ class _ClippedTrainer(_Trainer):
             settings,
             units_per_piece=units_per_piece or math.ceil(self._batch_size),
             compiled=False,
-            observe=lambda step, piece: None,
+            observe=lambda step, piece, counted: None,
         )
         gradients = [g / self._batch_size for g in clipped.gradients]
         extra = regularization.regularizer_gradients(self.model)

@@ -38,24 +38,22 @@ STYLES = {
             num_steps=4,
             coefficients=(1.0, 0.5),
             min_separation=4,
-        )
+        ),
+        "gradient_scaling": tf_privacy.GradientScaling(),
     },
     "integers": {
         "noise_multiplier": tf_privacy.DiscreteGaussianNoise(
             noise_multiplier=1.0
         )
     },
-    "schedule": {
+    "quantile": {
         "noise_multiplier": tf_privacy.NoiseSchedule(
             boundaries=(2,), multipliers=(2.0, 1.0)
-        )
-    },
-    "quantile": {
+        ),
         "l2_norm_clip": tf_privacy.QuantileClipping(
             l2_norm_clip=1.0, count_stddev=2.0
-        )
+        ),
     },
-    "scaled": {"gradient_scaling": tf_privacy.GradientScaling()},
     "bias_corrected": {"preset": tf_privacy.DPAdamBC},
     "averaged": {
         "preset": tf_privacy.DPAdamW,
@@ -178,7 +176,7 @@ def fit_units(model):
 def fit_weighted(model):
     """Fits on classes that are weighted."""
     data = batches(y=(Y > 0).astype("float32"))
-    model.fit(data, class_weight={0: 0.5}, verbose=0)
+    model.fit(data, class_weight={0: 0.5, 1: 1.0}, verbose=0)
 
 
 def fit_words(model):
@@ -212,16 +210,18 @@ def fit_ways(strategy):
         ),
     }
     ways = {
-        "pieces": (fit_batches, {"microbatch_size": 2}),
         "compiled": (fit_batches, {"jit_compile": True}),
-        "eager": (train_on_batches, {"run_eagerly": True}),
+        "on_batch": (train_on_batches, {"run_eagerly": True}),
         "units": (
             fit_units,
-            {"examples_per_unit": 2, "expected_batch_size": 3},
+            {
+                "examples_per_unit": 2,
+                "expected_batch_size": 3,
+                "microbatch_size": 2,
+            },
         ),
         "weighted": (fit_weighted, {}),
         "rows": (fit_words, selected),
-        "train_on_batch": (train_on_batches, {}),
     }
     return {
         name: compare(strategy, train, **settings)
@@ -269,11 +269,11 @@ def draw_noise(strategy):
         model = make_model(
             strategy.scope(),
             make_layers=lambda: [
-                keras.Input((100,)),
-                keras.layers.Dense(200, use_bias=False),
+                keras.Input((200,)),
+                keras.layers.Dense(400, use_bias=False),
             ],
             preset=tf_privacy.DPSGD,
-            **STYLES[name],
+            **STYLES[name] | {"gradient_scaling": None},
         )
         optimizer = model.optimizer
 
@@ -289,7 +289,7 @@ def draw_noise(strategy):
 
         seen = [flat_weights(model)]
         for size in (2, 0, 5):
-            batch = [np.zeros((size, n), "float32") for n in (100, 200)]
+            batch = [np.zeros((size, n), "float32") for n in (200, 400)]
             step(*tf_privacy.split_over_replicas(batch, strategy))
             seen.append(flat_weights(model))
         # In units of the noise on the sum.
@@ -346,7 +346,10 @@ def spend(strategy):
     ):
         model = make_model(scope(), noise_multiplier=4.0)
         budget = tf_privacy.PrivacyBudget(2.0, 1e-3)
-        model.fit(X, Y, batch_size=6, epochs=50, verbose=0, callbacks=[budget])
+        with scope():  # Which is allowed, and not needed.
+            model.fit(
+                X, Y, batch_size=6, epochs=50, verbose=0, callbacks=[budget]
+            )
         taken = describe(model.optimizer)
         weights = flat_weights(model)
         refused = None
@@ -355,8 +358,8 @@ def spend(strategy):
         except tf_privacy.PrivacyBudgetError as error:
             refused = str(error)
         with tempfile.TemporaryDirectory() as folder:
-            model.save(folder + "/model.keras")
             with scope():
+                model.save(folder + "/model.keras")
                 loaded = tf_privacy.load_model(folder + "/model.keras")
         results[name] = {
             "taken": taken,
@@ -397,8 +400,11 @@ def catch(function):
     except Exception as error:
         lines = str(error).splitlines()
         # AutoGraph puts a trace before the message.
-        line = lines[0] if lines[0] != "in user code:" else lines[-2].strip()
-        return f"{type(error).__name__}: {line[:120]}"
+        while len(lines) > 1 and not lines[-1].strip():
+            lines.pop()
+        if lines[0] == "in user code:":
+            return lines[-1].strip()[:120]
+        return f"{type(error).__name__}: {lines[0][:120]}"
     return None
 
 
@@ -461,6 +467,10 @@ def refuse(strategy):
             several.compile(optimizer, "mse", steps_per_execution=2)
         several.fit(X, Y, batch_size=6, verbose=0)
 
+    def fit_shares():
+        rows = tf.data.Dataset.from_tensor_slices((X, Y)).batch(6)
+        model.fit(strategy.experimental_distribute_dataset(rows), verbose=0)
+
     other = tf.distribute.OneDeviceStrategy("CPU:0")
     start = flat_weights(model)
     results = {
@@ -480,6 +490,7 @@ def refuse(strategy):
     }
     results["several steps"] = catch(lambda: fit_several_steps(True))
     results["several steps of Keras"] = catch(lambda: fit_several_steps(False))
+    results["shares of others"] = catch(fit_shares)
     results["unchanged"] = bool((flat_weights(model) == start).all())
     results["num_steps"] = optimizer.ledger.num_steps()
     return results

@@ -28,8 +28,8 @@ def make_model(preset=tf_privacy.DPSGD, **settings):
     model = tf_privacy.privatize(
         keras.Sequential(
             [
-                keras.Input((100,)),
-                keras.layers.Dense(200, use_bias=False),
+                keras.Input((200,)),
+                keras.layers.Dense(400, use_bias=False),
             ]
         )
     )
@@ -57,7 +57,7 @@ def make_step(strategy, model, sampling):
     # One trace in every process: their collective operations must agree.
     specs = [
         tf.TensorSpec((None, *shape), "float32")
-        for shape in ((100,), (200,), ())
+        for shape in ((200,), (400,), ())
     ]
 
     @tf.function(input_signature=specs)
@@ -93,7 +93,7 @@ def refuse(strategy, model):
                 )
             )
 
-    x, y = np.zeros((8, 100)), np.zeros((8, 200))
+    x, y = np.zeros((8, 200)), np.zeros((8, 400))
     return {
         "integers": catch(draw_integers),
         "fit": catch(lambda: model.fit(x, y, batch_size=8, verbose=0)),
@@ -108,13 +108,13 @@ def main():
     warnings.simplefilter("ignore")
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     index = strategy.cluster_resolver.task_id
-    x = np.zeros((NUM_ROWS, 100), "float32")
+    x = np.zeros((NUM_ROWS, 200), "float32")
     x[:, 0] = np.arange(NUM_ROWS)
     with strategy.scope():
         model = make_model()
         dataset = tf_privacy.PoissonDataset(
             x,
-            np.zeros((NUM_ROWS, 200)),
+            np.zeros((NUM_ROWS, 400)),
             np.zeros(NUM_ROWS),  # No gradient: only noise moves the weights.
             expected_batch_size=8,
             shard=tf_privacy.Shard(index=index, count=2),

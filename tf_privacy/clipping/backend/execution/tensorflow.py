@@ -131,12 +131,13 @@ def run_outside_of_graph(function):
     """Returns `function()`, run eagerly even while a graph is being traced.
 
     In a thread of its own: `tf.init_scope` would silence every gradient tape,
-    and a check that compares gradients would find them all equal to zero.
+    and a check that compares gradients would find them all equal to zero. No
+    `tf.distribute` strategy is in force there.
 
     Args:
         function: A function without arguments.
     """
-    if tf.executing_eagerly():
+    if tf.executing_eagerly() and not tf.distribute.has_strategy():
         return function()
     with futures.ThreadPoolExecutor(max_workers=1) as pool:
         return pool.submit(function).result()

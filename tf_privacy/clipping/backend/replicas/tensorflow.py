@@ -7,7 +7,6 @@ so there is one draw of noise, and no replica can have another one.
 """
 
 import contextlib
-from concurrent import futures
 
 import numpy as np
 import tensorflow as tf
@@ -35,11 +34,7 @@ def num_processes(scope) -> int:
     Args:
         scope: From `current_scope`.
     """
-    if not isinstance(scope, tf.distribute.MultiWorkerMirroredStrategy):
-        return 1
-    resolver = scope.cluster_resolver
-    cluster = resolver.cluster_spec() if resolver else None
-    return max(1, len(cluster.as_dict().get("worker", ())) if cluster else 1)
+    return max(1, len(_list_tasks(scope)))
 
 
 def process_index(scope) -> int:
@@ -48,7 +43,24 @@ def process_index(scope) -> int:
     Args:
         scope: From `current_scope`.
     """
-    return scope.cluster_resolver.task_id if num_processes(scope) > 1 else 0
+    tasks = _list_tasks(scope)
+    if len(tasks) < 2:
+        return 0
+    resolver = scope.cluster_resolver
+    return tasks.index((resolver.task_type, resolver.task_id))
+
+
+def _list_tasks(scope) -> list[tuple[str, int]]:
+    """Returns type and number of each task that trains, the chief's first."""
+    if not isinstance(scope, tf.distribute.MultiWorkerMirroredStrategy):
+        return []
+    resolver = scope.cluster_resolver
+    cluster = resolver.cluster_spec().as_dict() if resolver else {}
+    return [
+        (kind, number)
+        for kind in ("chief", "worker")
+        for number in range(len(cluster.get(kind, ())))
+    ]
 
 
 def check_scope(scope, name: str) -> None:
@@ -205,19 +217,6 @@ def as_one_replica():
         yield
     finally:
         graph._distribution_strategy_stack = stack
-
-
-def outside_of_scope(function):
-    """Returns `function()`, whose variables are no replica's but the process's.
-
-    Args:
-        function: A function without arguments, run eagerly.
-    """
-    if current_scope() is None:
-        return function()
-    # A strategy is in force in one thread.
-    with futures.ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(function).result()
 
 
 def share_words(words: list[int], scope) -> list[int]:

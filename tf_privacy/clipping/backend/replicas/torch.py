@@ -107,15 +107,6 @@ def as_one_replica():
     return contextlib.nullcontext()
 
 
-def outside_of_scope(function):
-    """Returns `function()`.
-
-    Args:
-        function: A function without arguments.
-    """
-    return function()
-
-
 def share_words(words: list[int], scope) -> list[int]:
     """Returns the words, in one process.
 

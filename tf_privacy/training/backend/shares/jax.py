@@ -28,6 +28,16 @@ def split_each(batches, strategy, examples_per_unit: int):
     return batches
 
 
+def is_distributed(data) -> bool:
+    """Returns False.
+
+    Args:
+        data: What `fit` was given.
+    """
+    del data
+    return False
+
+
 def describe(batches, strategy):
     """Returns None: there is no strategy to build in.
 

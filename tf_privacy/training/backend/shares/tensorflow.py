@@ -68,6 +68,15 @@ def _take_share(batch, index, count: int, examples_per_unit: int):
     return keras.tree.map_structure(take, batch)
 
 
+def is_distributed(data) -> bool:
+    """True if data are in shares that somebody else made.
+
+    Args:
+        data: What `fit` was given.
+    """
+    return isinstance(data, tf.distribute.DistributedDataset)
+
+
 def describe(batches, strategy):
     """Returns the shapes of a share of whatever number of rows.
 
