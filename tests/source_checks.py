@@ -209,13 +209,23 @@ def is_module(parent, name):
     """Returns whether `from parent import name` gives a module."""
     if parent == "__future__":
         return True
-    try:
-        if importlib.util.find_spec(f"{parent}.{name}"):
-            return True
-    except ModuleNotFoundError:
-        pass
+    if _is_file(*parent.split("."), name):
+        return True
     module = importlib.import_module(parent)
     return isinstance(getattr(module, name, None), types.ModuleType)
+
+
+def _is_file(top, *names):
+    """Returns whether there is a file of a module; imports nothing.
+
+    Frameworks that are loaded into one process can bring each other down.
+    """
+    spec = importlib.util.find_spec(top)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = pathlib.Path(folder, *names)
+        if path.is_dir() or path.with_suffix(".py").is_file():
+            return True
+    return False
 
 
 def find_upward_imports(source):

@@ -14,10 +14,10 @@ from tf_privacy.audit import keras_backend
 
 AUDIT = """
 import sys
-from tf_privacy.audit import keras_language
-from tf_privacy.audit import keras_model
 import keras
 import numpy as np
+from tf_privacy.audit import keras_language
+from tf_privacy.audit import keras_model
 
 layers = keras.layers
 model = keras.Sequential(

@@ -308,13 +308,13 @@ def test_comparisons_draw_the_same_and_leave_the_generator_alone():
 
 
 def test_a_group_of_processes_is_refused(monkeypatch):
-    replicas.check_one_replica()
-    monkeypatch.setattr(replicas.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(replicas.distributed, "get_world_size", lambda: 1)
-    replicas.check_one_replica()
-    monkeypatch.setattr(replicas.distributed, "get_world_size", lambda: 2)
-    with pytest.raises(NotImplementedError, match="a private step must run"):
-        replicas.check_one_replica()
+    replicas.check_scope(None, "optimizer")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
+    replicas.check_scope(None, "optimizer")
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(NotImplementedError, match="optimizer must be used by"):
+        replicas.check_scope(None, "optimizer")
 
 
 def test_one_branch_runs():

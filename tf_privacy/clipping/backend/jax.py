@@ -186,11 +186,12 @@ def row_leak(function, inputs, row: int = 0) -> float:
             mixed[place] = tensor
         with keras_internals.InnerScope():
             outputs = function(keras.tree.pack_sequence_as(inputs, mixed))
-        return sum(
+        sums = [
             jnp.sum(jnp.sin(o[row].astype("float32")))
             for o in keras.tree.flatten(outputs)
             if _is_float(o) and o.ndim
-        )
+        ]
+        return sum(sums, jnp.zeros(()))
 
     gradients = jax.grad(total)([leaves[i] for i in places]) if places else []
     others = [
