@@ -34,9 +34,12 @@ setuptools.setup(
     ],
     extras_require={
         "tutorials": ["mlxtend>=0.23", "scikit-learn>=1.4"],
+        "jax": ["jax>=0.7"],
+        "torch": ["torch>=2.6"],
         "report": ["matplotlib>=3.8", "pandas>=2.1"],
         "test": [
             "dp-accounting>=0.6",
+            "jax>=0.7",
             "matplotlib>=3.8",
             "mlxtend>=0.23",
             "mpmath>=1.3",
@@ -46,6 +49,7 @@ setuptools.setup(
             "ruff>=0.6",
             "scikit-learn>=1.4",
             "tensorboard>=2.18",
+            "torch>=2.6",
         ],
     },
     entry_points={
