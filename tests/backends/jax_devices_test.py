@@ -33,8 +33,14 @@ def start(layout, output, *arguments):
     )
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 def finish(process, output):
-    _, errors = process.communicate(timeout=400)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors[-3000:]
     return json.loads(output.read_text())
 
@@ -47,9 +53,7 @@ def reports(tmp_path_factory):
     for layout in ("one", "data", "model"):
         output = folder / layout
         found[layout] = finish(start(layout, output), output)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = free_port()
     outputs = [folder / "first", folder / "second"]
     processes = [
         start("processes", output, str(rank), port)
@@ -95,3 +99,46 @@ def test_every_copy_of_the_weights_is_the_same(reports):
 def test_the_ledger_does_not_know_how_many_devices_there_were(reports):
     for report in reports.values():
         assert report["entries"] == [[1.5, 0.1, 3]]
+
+
+def run_workers(folder, kill_after, name):
+    """Return what two processes wrote, of which each may be killed."""
+    script = SCRIPT.parent / "jax_workers.py"
+    port, outputs = free_port(), [folder / f"{name}{rank}" for rank in (0, 1)]
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                str(script),
+                str(rank),
+                port,
+                str(folder / "run"),
+                str(kill_after),
+                str(output),
+            ],
+            env={**os.environ, "PYTHONPATH": str(SCRIPT.parents[3])},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, output in enumerate(outputs)
+    ]
+    for process, output in zip(processes, outputs, strict=True):
+        _, errors = process.communicate(timeout=120)
+        assert output.exists(), errors[-3000:]
+    return [json.loads(output.read_text()) for output in outputs]
+
+
+def test_killed_workers_go_on_and_forget_no_step(tmp_path):
+    """A checkpoint follows each epoch of four steps; six ran."""
+    killed = run_workers(tmp_path, 6, "killed")
+    assert len(killed[0]) == 6
+    first, second = run_workers(tmp_path, 0, "resumed")
+    assert first == second
+    assert first["updates"] == 12
+    assert 2 <= first["lost"] <= 4
+    assert first["steps"] == 12 + first["lost"]
+    # The steps after the checkpoint, taken again, have other noise.
+    assert len(first["weights"]) == 8
+    np.testing.assert_array_equal(killed[0][:6], killed[1][:6])
+    for lost, again in zip(killed[0][4:], first["weights"], strict=False):
+        assert not np.any(np.isin(lost, again))

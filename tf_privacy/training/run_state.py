@@ -2,14 +2,15 @@
 """What must be kept of a run, for it to go on after a crash.
 
 See `resume` for the argument that this keeps the guarantee. Where several
-processes train together, the first one writes, and all read what it wrote. What
-it announces is on the disk before any step is complete, since none is without
-the first process.
+processes train together under TensorFlow, the first one writes, and all read
+what it wrote; on JAX each has a folder of its own within. What is announced is
+on the disk before any step is complete, since none is without the first process.
 """
 
 import contextlib
 import dataclasses
 import json
+import pathlib
 import warnings
 
 import keras
@@ -117,7 +118,13 @@ class RunState:
     ):
         _check_trained(model, optimizer)
         self._scope = optimizer.step_noise.scope
-        self._is_writer = replicas.process_index(self._scope) == 0
+        index = replicas.process_index(self._scope)
+        # Without a scope all processes run one program, step by step: each has
+        # files of its own, and none does what the others do not.
+        self._is_alone = self._scope is None
+        self._is_writer = self._is_alone or index == 0
+        if self._is_alone and replicas.num_processes(self._scope) > 1:
+            directory = pathlib.Path(directory) / f"process_{index}"
         self._files = run_files.RunFiles(directory)
         self._settings = settings
         self._model, self._optimizer = model, optimizer
@@ -152,6 +159,7 @@ class RunState:
         with contextlib.ExitStack() as refused:
             refused.callback(self._files.unlock)
             place = self._find_place()
+            self._check_agreement(place)
             self._wait_for_all()
             # Nothing is written before all others have read.
             self._wait_for_all()
@@ -160,7 +168,23 @@ class RunState:
 
     def _wait_for_all(self) -> None:
         """Returns once all processes that train together have called it."""
-        replicas.share_words([0], self._scope)
+        if not self._is_alone:
+            replicas.share_words([0], self._scope)
+
+    def _check_agreement(self, place) -> None:
+        """Raises if processes with files of their own go on from elsewhere."""
+        if not self._is_alone:
+            return
+        counted = self._optimizer.ledger.num_steps()
+        own = [place.epoch, place.batch, counted, self._num_lost]
+        if replicas.share_words(own, self._scope) != own:
+            raise ValueError(
+                "directory must hold the same state for all processes. "
+                f"Received: another one in {str(self._files.directory)!r} than "
+                "that of the first process: one was killed while it wrote. "
+                "Copy the folder of the process that counted more steps over "
+                "the others'."
+            )
 
     def _find_place(self) -> Place:
         journal = self._files.read_journal()
@@ -315,7 +339,7 @@ def _check_trained(model, optimizer) -> None:
         )
     step_check.check_divisor(optimizer.expected_batch_size)
     scope = replicas.current_scope()
-    if replicas.num_processes(scope) > 1:
+    if scope is not None and replicas.num_processes(scope) > 1:
         # Saving makes variables, which all processes would have to make.
         raise RuntimeError(
             "the loop must be outside of the strategy's scope where several "

@@ -45,7 +45,7 @@ def sum_over_pieces(function, num_rows, piece_size, initial):
         totals = [a + b for a, b in zip(totals, parts, strict=True)]
         return piece + 1, totals, values
 
-    # Counts pieces: XLA for CPUs runs a loop over start = 0, 2, .. < 1 not once.
+    # Counts pieces: XLA on CPUs never runs a loop over 0, 2, .. below 1.
     _, totals, values = jax.lax.while_loop(
         lambda state: state[0] < num_pieces,
         body,
