@@ -3,8 +3,8 @@
 
 See `resume` for the argument that this keeps the guarantee. Where several
 processes train together under TensorFlow, the first one writes, and all read
-what it wrote; on JAX each has a folder of its own within. What is announced is
-on the disk before any step is complete, since none is without the first process.
+what it wrote; on JAX each has a folder of its own within. What is announced
+is on the disk before any step is complete: none is without the first process.
 """
 
 import contextlib
