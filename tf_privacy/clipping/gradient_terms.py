@@ -19,6 +19,8 @@ from tf_privacy.clipping import round_off
 # A per-unit gradient of more entries than this (16 MB) is never instantiated
 # where its norm can be had from Gram matrices.
 _MAX_INSTANTIATED = 2**22
+# From this many on (1 MB), what is multiplied decides and not memory traffic.
+_LARGE = 2**18
 
 
 def _keep_rows(array, keep):
@@ -49,6 +51,10 @@ def prefers_gram(num_positions: int | None, width: int, depth: int) -> bool:
         return True
     if num_positions is None:
         return False
+    if width * depth > _LARGE and num_positions * (width + depth) < (
+        width * depth
+    ):
+        return True
     return num_positions**2 * (width + depth) < 4 * width * depth
 
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Squared norms in float32 that are never below the true ones."""
 
+import functools
 import math
 
 from keras import ops
 
 from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.execution import execution
 
 # Smallest normal float32. A square that falls below it is flushed to zero;
 # adding it once for each entry keeps every norm an upper bound, so that a unit
@@ -16,6 +18,9 @@ FLUSHED_SQUARE = 1.1754944e-38
 # whose round-off is relative to the sum of their sizes, not to the result:
 # adding that much keeps a norm that cancelled an upper bound.
 _ROUND_OFF = 2.0**-24
+
+# Most terms of a running sum within an inner product.
+_BLOCK = 512
 
 # Below this fraction of the sum of sizes a Gram sum counts as cancelled.
 _CANCELLED = 2.0**-6
@@ -65,17 +70,35 @@ def gram_squared_norms(inputs, cotangents):
     # no position can be flushed to zero behind a larger one.
     inputs, sizes = _scaled(inputs, axis=-1)
     cotangents, scale = _scaled(cotangents * sizes, axis=(1, 2))
-    gram_a = backend.grams_of_rows(inputs)
-    gram_g = backend.grams_of_rows(cotangents)
+    gram_a, length_a = _gram(inputs)
+    gram_g, length_g = _gram(cotangents)
     total = row_products(gram_a, gram_g)
     # By Cauchy and Schwarz: without another pass over the products.
     summed = ops.sqrt(row_squared_norms(gram_a) * row_squared_norms(gram_g))
     sizes = position_norms(inputs) * position_norms(cotangents)
     largest = ops.square(ops.sum(sizes, axis=1))
-    length = max(inputs.shape[-1], cotangents.shape[-1])
+    length = max(length_a, length_g)
     scaled = with_round_off(total, summed, largest, length)
     scale = scale[:, 0, 0]
     return scaled * scale * scale + FLUSHED_SQUARE
+
+
+def _gram(array):
+    """Returns `[B, T, T]` inner products, and how long their sums are.
+
+    A long one is a sum of sums of `_BLOCK` terms each, taken one after the
+    other: what a running sum of equal terms loses grows with its length.
+
+    Args:
+        array: `[B, T, P]` float32.
+    """
+    length = array.shape[-1]
+    blocks = [
+        functools.partial(backend.grams_of_rows, array[:, :, i : i + _BLOCK])
+        for i in range(0, length, _BLOCK)
+    ]
+    products = execution.in_sequence(blocks)
+    return sum(products[1:], products[0]), min(length, _BLOCK) + len(blocks)
 
 
 def _scaled(array, axis):
