@@ -1823,6 +1823,21 @@ def _saved_model_layer(seed):
     return _sequential(rng, x, y, "mse", stack)
 
 
+@_case(CASES_OF_BACKEND["jax"])
+def _jax_layer(seed):
+    """Make a trained layer out of a function of JAX."""
+    from jax import numpy as jnp
+
+    rng = _start(seed)
+    x, y = _normal(rng, 8, 4), _normal(rng, 8, 2)
+
+    def call(params, inputs):
+        return jnp.tanh(inputs @ params["kernel"])
+
+    layer = layers.JaxLayer(call, params={"kernel": _normal(rng, 4, 3)})
+    return _sequential(rng, x, y, "mse", [layer, layers.Dense(2)])
+
+
 @_case(CASES_OF_BACKEND["torch"])
 def _torch_module(seed):
     """Make a trained layer out of a module of PyTorch."""

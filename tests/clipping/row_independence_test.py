@@ -149,6 +149,23 @@ def test_random_mixing_is_refused_whatever_the_draw(seed):
         row_independence.check_model(model, NUMBERS)
 
 
+class MixNowAndThen(MixUp):
+    """Adds the mean of all rows in half of the draws."""
+
+    def call(self, inputs):
+        """Return the sums."""
+        gate = keras.random.uniform((), seed=self.seed_generator) > 0.5
+        mean = ops.mean(inputs, axis=0, keepdims=True)
+        return inputs + ops.cast(gate, "float32") * mean
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_mixing_in_some_draws_only_is_refused(seed):
+    model = of_numbers(MixNowAndThen(seed))
+    with pytest.raises(ValueError, match="model must"):
+        row_independence.check_model(model, NUMBERS)
+
+
 def unmixed(order_of):
     """Returns a layer that works on rows in another order and undoes it."""
 

@@ -169,13 +169,18 @@ def no_scope():
         global_state.set_global_attribute(_SCOPE, before)
 
 
-def seed_states(model) -> set[int]:
-    """Returns the ids of the states of a model's random generators."""
-    return {
-        id(generator.state)
+def seed_variables(model) -> list[keras.Variable]:
+    """Returns the states of a model's random generators."""
+    return [
+        generator.state
         for layer in flatten_layers(model)
         for generator in getattr(layer, "_seed_generators", ())
-    }
+    ]
+
+
+def seed_states(model) -> set[int]:
+    """Returns the ids of the states of a model's random generators."""
+    return {id(variable) for variable in seed_variables(model)}
 
 
 def is_global_seed_state(variable) -> bool:

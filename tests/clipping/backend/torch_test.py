@@ -296,12 +296,13 @@ def test_a_gradient_at_another_row_is_a_leak(function, leaks, recording):
 def test_comparisons_draw_the_same_and_leave_the_generator_alone():
     layer = keras.layers.Dropout(0.5)
 
-    def drop():
-        with execution.same_random_numbers():
+    def drop(draw):
+        with execution.same_random_numbers(draw):
             return layer(torch.ones(100), training=True)
 
     before = torch.random.get_rng_state()
-    np.testing.assert_array_equal(drop(), drop())
+    np.testing.assert_array_equal(drop(1), drop(1))
+    assert not torch.equal(drop(1), drop(2))
     assert torch.equal(before, torch.random.get_rng_state())
     one, other = (layer(torch.ones(100), training=True) for _ in range(2))
     assert not torch.equal(one, other)

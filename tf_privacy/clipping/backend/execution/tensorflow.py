@@ -122,8 +122,13 @@ def outside_of_graph():
     return tf.init_scope()
 
 
-def same_random_numbers():
-    """Returns a context: in a stateless scope Keras's seeds stay the same."""
+def same_random_numbers(draw: int):
+    """Returns a context: in a stateless scope Keras's seeds stay the same.
+
+    Args:
+        draw: Which numbers; not used.
+    """
+    del draw
     return contextlib.nullcontext()
 
 

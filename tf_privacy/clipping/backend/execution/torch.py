@@ -113,13 +113,16 @@ def outside_of_graph():
 
 
 @contextlib.contextmanager
-def same_random_numbers():
+def same_random_numbers(draw: int):
     """Lets layers draw the same each time; what is drawn after stays random.
 
     For comparisons: Keras's dropout draws from PyTorch's own generator.
+
+    Args:
+        draw: Which numbers.
     """
     with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(0)
+        torch.manual_seed(draw)
         yield
 
 
