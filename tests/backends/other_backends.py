@@ -50,7 +50,10 @@ def check_backend(backend: str) -> None:
     """Fails if the engine, or the way of a private model, does on a backend."""
     engine = (
         f"tests/clipping/backend/{backend}_test.py",
+        f"tests/clipping/backend/{backend}_graphs_test.py",
+        f"tests/noise/backend/{backend}_test.py",
         "tests/noise/backend/generator_test.py",
+        f"tests/training/backend/{backend}_test.py",
         "tests/backends/api_test.py",
     )
     files = [name for name in engine if (ROOT / name).exists()]
