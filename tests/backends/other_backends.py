@@ -21,6 +21,7 @@ CASES = (
     "tied_weights",
     "two_outputs_weighted",
     "custom_gate",
+    "depthwise_conv2d and not channels",
     "model_weights",
     "lora_einsum_dense",
 )

@@ -309,3 +309,29 @@ def test_an_array_that_is_changed_in_place_is_seen():
 
     graph = graphs.trace(change, keras.KerasTensor((2,), "float32"))
     assert graphs.find_assignment(graph)
+
+
+def test_nan_that_a_mapped_gradient_spreads_stays_in_its_row(monkeypatch):
+    """XLA may make one product of all rows and multiply parts by zero."""
+    layer = exactness.ApplyWeight(lambda w, inputs: inputs @ w.value)
+    layer.build((None, 3))
+    rows = exactness.normal(0, 4, 3)
+    rows[1, 0] = np.nan
+    map_all = jax.vmap
+
+    def map_and_mix(function):
+        def mixed(*arrays):
+            gradients = map_all(function)(*arrays)
+            return [g + 0.0 * jnp.sum(g, axis=0) for g in gradients]
+
+        return mixed
+
+    monkeypatch.setattr(jax, "vmap", map_and_mix)
+    (gradients,) = row_maps.map_row_gradients(
+        lambda row: [layer.call(row[0][None])[0]],
+        [jnp.asarray(rows)],
+        [jnp.ones((4, 3))],
+        [layer.weight],
+    )
+    finite = np.all(np.isfinite(gradients), axis=(1, 2))
+    assert finite.tolist() == [True, False, True, True]

@@ -14,6 +14,7 @@ import keras
 from keras import ops
 
 from tf_privacy.clipping import gradient_terms
+from tf_privacy.clipping.backend.execution import execution
 from tf_privacy.clipping.rules import convolutional
 from tf_privacy.clipping.rules import filter_gradient
 from tf_privacy.clipping.rules import windows
@@ -62,15 +63,23 @@ def depthwise_term(layer, inputs, cotangent, shape):
     padded = places.pad(inputs)
     num_products = math.prod(num_outputs) * math.prod(shape)
     # TensorFlow dilates by moving pixels to the batch: not of unknown channels.
-    if num_products <= _MAX_FOLDED and max(places.dilation_rate) == 1:
-        stack = _folded_gradients(places, padded, cotangent, shape)
-    else:
-        stack = filter_gradient.map_rows(
+
+    def one_by_one():
+        return filter_gradient.map_rows(
             lambda row, g: _gradient(places, row[None], g[None], shape),
             padded,
             cotangent,
             shape,
         )
+
+    if num_products > _MAX_FOLDED or max(places.dilation_rate) > 1:
+        return gradient_terms.Instantiated(one_by_one())
+    stack = _folded_gradients(places, padded, cotangent, shape)
+    if not execution.MIXES_GROUPS:
+        return gradient_terms.Instantiated(stack)
+    stack = execution.cond(
+        ops.all(ops.isfinite(stack)), lambda: stack, one_by_one
+    )
     return gradient_terms.Instantiated(stack)
 
 

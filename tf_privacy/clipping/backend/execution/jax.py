@@ -20,6 +20,9 @@ OPERATION_ERRORS = (jax.errors.JAXTypeError, jax.errors.JaxRuntimeError)
 # A batch of another size would compile the step again: batches are padded.
 FIXED_SHAPES = True
 
+# Whether NaN in one group of a convolution may reach another one's gradient.
+MIXES_GROUPS = True
+
 
 def runs_as_written(function):
     """Returns the function: JAX rewrites none."""

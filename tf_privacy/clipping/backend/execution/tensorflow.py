@@ -20,6 +20,9 @@ def runs_as_written(function):
 # Batches of any size go through one compiled step.
 FIXED_SHAPES = False
 
+# Whether NaN in one group of a convolution may reach another one's gradient.
+MIXES_GROUPS = False
+
 
 def without_gradients():
     """Returns a context: tapes record only what they are asked to."""

@@ -14,6 +14,9 @@ OPERATION_ERRORS = (RuntimeError, IndexError)
 # Whether the batches of all steps have the same shape.
 FIXED_SHAPES = False
 
+# Whether NaN in one group of a convolution may reach another one's gradient.
+MIXES_GROUPS = False
+
 
 def runs_as_written(function):
     """Decorates what records nothing for differentiation by its caller."""

@@ -5,6 +5,7 @@ import jax
 from jax import numpy as jnp
 
 from tf_privacy.clipping import keras_internals
+from tf_privacy.clipping.backend.execution import jax as execution
 
 
 def map_rows(function, rows):
@@ -50,7 +51,19 @@ def map_row_gradients(function, rows, cotangents, variables):
     Returns:
         A list of `[B, *variable.shape]` float32.
     """
-    return jax.vmap(_make_row_gradients(function, variables))(rows, cotangents)
+    row_gradients = _make_row_gradients(function, variables)
+    gradients = jax.vmap(row_gradients)(rows, cotangents)
+
+    def one_by_one():
+        return loop_row_gradients(function, rows, cotangents, variables)
+
+    # XLA makes one product of all rows with all of what a mapped convolution's
+    # gradient needs, and multiplies the wrong ones by zero: NaN or an overflow
+    # in one row becomes NaN in the others.
+    is_finite = [jnp.all(jnp.isfinite(g)) for g in gradients]
+    return execution.cond(
+        jnp.all(jnp.stack(is_finite)), lambda: gradients, one_by_one
+    )
 
 
 def loop_row_gradients(function, rows, cotangents, variables):
