@@ -50,9 +50,9 @@ class Step:
         self._phase = phase
 
     @property
-    def phase(self) -> Phase:
-        """What is true while steps run."""
-        return self._phase
+    def padding(self):
+        """What batches are filled up to, a `padding.Padding`, or None."""
+        return self._phase.padding
 
     def secret_variables(self) -> list[keras.Variable]:
         """Returns what steps read and write that no file may hold."""

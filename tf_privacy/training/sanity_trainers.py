@@ -16,10 +16,13 @@ from tf_privacy.clipping import engine
 from tf_privacy.clipping import microbatches
 from tf_privacy.clipping import regularization
 from tf_privacy.clipping.backend import backend
+from tf_privacy.clipping.backend.execution import execution
 from tf_privacy.noise import gaussian
 from tf_privacy.training import models
+from tf_privacy.training import padding
 from tf_privacy.training import poisson_dataset
 from tf_privacy.training import sanity_plan
+from tf_privacy.training.backend.trainer import trainer
 
 
 def train(model, rows, *, plan, update: int, callbacks) -> None:
@@ -40,18 +43,21 @@ def train(model, rows, *, plan, update: int, callbacks) -> None:
         model.compile(optimizer=plan.make_optimizer(), loss=plan.loss)
         model.fit(**data, batch_size=plan.batch_size, **settings)
         return
-    trainer = model
+    trained = model
     if update == sanity_plan.CLIPPED:
-        trainer = _ClippedTrainer(model, plan)
+        trained = _ClippedTrainer(model, plan)
         batches = poisson_dataset.PoissonDataset(
             *data.values(),
             expected_batch_size=plan.batch_size,
             examples_per_unit=unit,
         )
+        batches, trained.padding, _ = padding.pad_batches(
+            batches, plan.optimizer
+        )
         data = {"x": batches}
     else:
         if update == sanity_plan.NOISED:
-            trainer = _NoisedTrainer(model, plan)
+            trained = _NoisedTrainer(model, plan)
         # A private step sums the gradients of a unit's rows; the mean over a
         # batch of rows is that much smaller.
         if unit > 1:
@@ -60,20 +66,56 @@ def train(model, rows, *, plan, update: int, callbacks) -> None:
                 weights = np.ones(len(rows.classes), "float32")
             data["sample_weight"] = unit * weights
         data |= {"batch_size": plan.batch_size * unit, "shuffle": True}
-    trainer.compile(
+    trained.compile(
         optimizer=plan.make_inner_optimizer(), loss=plan.loss, jit_compile=False
     )
-    trainer.fit(**data, **settings)
+    trained.fit(**data, **settings)
 
 
 class _Trainer(keras.Model):
-    """Trains the model that it wraps, with a step of its own."""
+    """Trains the model that it wraps, with a step of its own.
+
+    It is also what `trainer` asks for that step, as a `private_step.Step`.
+    """
 
     def __init__(self, model, plan):
         super().__init__(name="trainer")
         self.model = model
+        self.padding = None
         self._dp = plan.optimizer
         self._batch_size = plan.batch_size
+
+    def train_step(self, *batch):
+        """Takes one step; called by `fit`."""
+        return trainer.run_step(self, self, *batch)
+
+    def make_train_function(self, force=False):
+        """Builds the step function."""
+        if self.train_function is None or force:
+            self.train_function = trainer.make_train_function(
+                self, self, super().make_train_function
+            )
+        return self.train_function
+
+    def secret_variables(self):
+        """Returns what steps read and write that is not the model's."""
+        return []
+
+    def prepare(self, data):
+        """Checks nothing."""
+
+    def take(self, data):
+        """Takes one step on a batch."""
+        with execution.without_gradients():
+            return self._take(*self._unpack(data))
+
+    def _unpack(self, data):
+        data = keras.utils.unpack_x_y_sample_weight(data)
+        return (
+            (data, None)
+            if self.padding is None
+            else (self.padding.take_off(data))
+        )
 
     def call(self, inputs, training=None):
         """Returns the model's outputs."""
@@ -88,7 +130,7 @@ class _Trainer(keras.Model):
             ],
             variables,
         )
-        return {"updates": ops.convert_to_tensor(self.optimizer.iterations)}
+        return {"updates": self.optimizer.iterations.value}
 
 
 class _ClippedTrainer(_Trainer):
@@ -97,9 +139,7 @@ class _ClippedTrainer(_Trainer):
     A clip that moves stays where it starts.
     """
 
-    def train_step(self, data):
-        """Takes one step with the mean of the clipped gradients."""
-        data = keras.utils.unpack_x_y_sample_weight(data)
+    def _plan(self, data):
         settings = engine.ClipSettings(
             style=self._dp.clipping_style,
             loss=engine.compiled_loss(self),
@@ -113,6 +153,15 @@ class _ClippedTrainer(_Trainer):
             memory_limit=self._dp.memory_limit,
             expected_batch_size=self._batch_size,
         )
+        return settings, units_per_piece
+
+    def prepare(self, data):
+        """Checks the model on a batch, as the first step of it would."""
+        self._plan(self._unpack(data)[0])
+
+    def _take(self, data, counted):
+        """Takes one step with the mean of the clipped gradients."""
+        settings, units_per_piece = self._plan(data)
         clipped = microbatches.sum_over_microbatches(
             self.model,
             data,
@@ -120,6 +169,7 @@ class _ClippedTrainer(_Trainer):
             units_per_piece=units_per_piece or math.ceil(self._batch_size),
             compiled=False,
             observe=lambda step, piece, counted: None,
+            counted=counted,
         )
         gradients = [g / self._batch_size for g in clipped.gradients]
         extra = regularization.regularizer_gradients(self.model)
@@ -142,9 +192,14 @@ class _NoisedTrainer(_Trainer):
         super().__init__(model, plan)
         self._source = gaussian.NoiseSource()
 
-    def train_step(self, data):
+    def secret_variables(self):
+        """Returns the state of the noise."""
+        return self._source.state_variables
+
+    def _take(self, data, counted):
         """Takes one step with the noised mean gradient of the batch."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        del counted
+        x, y, sample_weight = data
         variables = self.model.trainable_variables
 
         def loss():

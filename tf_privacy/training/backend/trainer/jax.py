@@ -52,7 +52,7 @@ def make_train_function(model, private_step, make_for_keras):
 
     def prepare(data):
         """Checks on values what must not wait for a trace, once a shape."""
-        key = str(jax.tree.map(jax.typeof, data)), private_step.phase.padding
+        key = str(jax.tree.map(jax.typeof, data)), private_step.padding
         if key not in prepared:
             private_step.prepare(jax.tree.map(_own_rows, data))
             prepared.add(key)
@@ -63,7 +63,7 @@ def make_train_function(model, private_step, make_for_keras):
         secret = private_step.secret_variables()
         values = [v.value for v in secret]
         logs, state, changed = step(
-            state, values, data, padding=private_step.phase.padding
+            state, values, data, padding=private_step.padding
         )
         # Before anything can raise: the state before was given up.
         keras_internals.put_state(model, state)
