@@ -272,18 +272,30 @@ def _book_keeping(model, data, counted, plan, loss, settings, tables):
     (y_pred, tensors), cotangents = backend.pull_back(forward)
     recorder = recorders[-1]
     recorder.keep(tensors)
-    terms = taps.collect_terms(
-        recorder.records,
-        cotangents,
-        1.0 / (scale * _num_views(settings)),
-        variables,
-        rows_per_unit=settings.rows_per_unit,
-    )
+    num_rows = ops.shape(keras.tree.flatten(x)[0])[0]
+    num_units = num_rows // settings.rows_per_unit
+    # Norms and sums must be of the same numbers to the last digits.
+    with execution.full_precision():
+        terms = taps.collect_terms(
+            recorder.records,
+            cotangents,
+            1.0 / (scale * _num_views(settings)),
+            variables,
+            rows_per_unit=settings.rows_per_unit,
+        )
+        gradients, total, present = _clip_terms(
+            terms, variables, counted, settings, num_units
+        )
+    counts = row_selection.count_rows(tables, terms, present) if tables else []
+    return gradients, y_pred, total, counts
+
+
+def _clip_terms(terms, variables, counted, settings, num_units):
+    """Returns the clipped sums, squared norms, and which units are in them."""
     if settings.style.scales is not None:
         pairs = zip(variables, settings.style.scales, strict=True)
         terms = scaling.scale_terms(terms, {id(v): s for v, s in pairs})
-    num_rows = ops.shape(keras.tree.flatten(x)[0])[0]
-    zero = ops.zeros((num_rows // settings.rows_per_unit,), "float32")
+    zero = ops.zeros((num_units,), "float32")
     groups = settings.style.group_variables(variables)
     squared = [zero] * len(set(groups))
     for variable, group in zip(variables, groups, strict=True):
@@ -308,8 +320,7 @@ def _book_keeping(model, data, counted, plan, loss, settings, tables):
         lambda: sums(None),
         lambda: sums(present),
     )
-    counts = row_selection.count_rows(tables, terms, present) if tables else []
-    return gradients, y_pred, total, counts
+    return gradients, total, present
 
 
 def _loss_scale(model) -> float:

@@ -11,6 +11,7 @@ if keras.backend.backend() == "jax":
     import jax
     import jax.numpy as jnp
 
+    from tf_privacy.clipping import engine
     from tf_privacy.clipping import keras_internals
     from tf_privacy.clipping.backend import jax as backend
     from tf_privacy.clipping.backend.batches import jax as batches
@@ -335,3 +336,30 @@ def test_nan_that_a_mapped_gradient_spreads_stays_in_its_row(monkeypatch):
     )
     finite = np.all(np.isfinite(gradients), axis=(1, 2))
     assert finite.tolist() == [True, False, True, True]
+
+
+def test_products_behind_norms_and_sums_keep_all_digits():
+    """On accelerators, where fewer are the default."""
+    model = keras.Sequential([keras.Input((6, 4)), keras.layers.Dense(3)])
+    x, y = exactness.normal(0, 5, 6, 4), exactness.normal(1, 5, 6, 3)
+
+    def run(x, y):
+        with keras_internals.InnerScope():
+            step = engine.clipped_gradients(
+                model,
+                x,
+                y,
+                l2_norm_clip=1.0,
+                loss=lambda y, y_pred, weight: jnp.mean((y - y_pred) ** 2),
+            )
+        return step.clipped_sum.gradients, step.norms
+
+    lines = [
+        line
+        for line in jax.jit(run).lower(x, y).as_text().splitlines()
+        if "dot_general" in line
+    ]
+    highest = ["precision = [HIGHEST, HIGHEST]" in line for line in lines]
+    # All but the forward pass, and the backward pass if there is one.
+    assert sum(highest) >= 1
+    assert len(highest) - sum(highest) <= 2

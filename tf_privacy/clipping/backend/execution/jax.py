@@ -34,6 +34,15 @@ def without_gradients():
     return contextlib.nullcontext()
 
 
+def full_precision():
+    """Returns a context in which products are those of float32 numbers.
+
+    Accelerators round factors to 8 or 11 bits unless they are told not to, and
+    a norm is then too small by up to a hundredth.
+    """
+    return jax.default_matmul_precision("highest")
+
+
 def find_updated(function):
     """Returns the variables that `function()` assigns to; nothing changes."""
 

@@ -4,6 +4,7 @@
 import contextlib
 import statistics
 import time
+import warnings
 from concurrent import futures
 
 import keras
@@ -26,6 +27,23 @@ MIXES_GROUPS = False
 
 def without_gradients():
     """Returns a context: tapes record only what they are asked to."""
+    return contextlib.nullcontext()
+
+
+def full_precision():
+    """Returns a context in which products are those of float32 numbers.
+
+    TensorFlow knows one setting for all: where a GPU would round factors to 11
+    bits, and a norm would be too small by up to a thousandth, it is changed.
+    """
+    config = tf.config.experimental
+    if config.tensor_float_32_execution_enabled() and not runs_on_cpu():
+        config.enable_tensor_float_32_execution(False)
+        warnings.warn(
+            "TensorFloat-32 is off from now on: the bound on an example's "
+            "gradient needs products of float32 numbers.",
+            stacklevel=2,
+        )
     return contextlib.nullcontext()
 
 

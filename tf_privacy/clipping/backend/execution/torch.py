@@ -28,6 +28,22 @@ def without_gradients():
     return torch.no_grad()
 
 
+@contextlib.contextmanager
+def full_precision():
+    """Lets products be those of float32 numbers, on accelerators too.
+
+    They round factors to 11 bits where that is allowed, and a norm is then too
+    small by up to a thousandth.
+    """
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = False
+    try:
+        yield
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before
+
+
 def cond(predicate, if_true, if_false):
     """Runs one of two functions, which may assign to variables.
 
