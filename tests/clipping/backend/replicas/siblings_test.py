@@ -3,6 +3,7 @@
 
 import importlib
 
+import keras
 import pytest
 
 from tf_privacy.clipping.backend.replicas import tensorflow as replicas
@@ -56,6 +57,11 @@ def test_jax_sends_all_bits_of_a_word(monkeypatch):
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(sibling.multihost_utils, "broadcast_one_to_all", send)
+    # Without a distribution each process trains a model of its own.
+    assert sibling.share_words(WORDS, None) == WORDS
+    assert not sent
+    layout = keras.distribution
+    monkeypatch.setattr(layout, "distribution", lambda: object())
     assert sibling.share_words(WORDS, None) == WORDS
     assert len(sent) == 1
 
