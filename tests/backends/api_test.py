@@ -470,6 +470,55 @@ def test_a_compiled_custom_loop_counts_every_step():
     np.testing.assert_array_equal(model.get_weights()[0], before)
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="only JAX's traces hold constants")
+def test_a_compiled_step_that_would_repeat_its_noise_is_refused():
+    import jax
+
+    model = make_model(optimizer=make_optimizer(expected_batch_size=4))
+    optimizer = model.optimizer
+    optimizer.build(model.trainable_variables)
+
+    @jax.jit
+    def step(weights, state):
+        mapping = [
+            *zip(model.trainable_variables, weights, strict=True),
+            *zip(optimizer.variables, state, strict=True),
+        ]
+        with keras.StatelessScope(mapping) as scope:
+            clipped = tf_privacy.clipped_gradients(
+                model, X[:4], LABELS[:4], l2_norm_clip=1.0
+            )
+            optimizer.apply(clipped.clipped_sum)
+            return [
+                scope.get_current_value(v) for v in model.trainable_variables
+            ]
+
+    with pytest.raises(RuntimeError, match="optimizer.apply must be compiled"):
+        step(
+            [v.value for v in model.trainable_variables],
+            [v.value for v in optimizer.variables],
+        )
+
+
+def test_views_of_a_layer_are_others_in_each_step():
+    """Half of the inputs are dropped, and with them a row of the gradient."""
+    views = tf_privacy.Augmentation(
+        function=keras.layers.Dropout(0.5), num_views=1
+    )
+    model = make_model(
+        keras.layers.Dense(3, use_bias=False),
+        optimizer=make_optimizer(noise_multiplier=TINY, expected_batch_size=1),
+        augment=views,
+    )
+    masks = set()
+    for _ in range(12):
+        before = model.get_weights()[0]
+        model.train_on_batch(np.ones((1, 4), "float32"), LABELS[:1])
+        moved = np.abs(model.get_weights()[0] - before).max(axis=1)
+        masks.add(tuple(moved > 1e-4))
+    assert len(masks) > 1
+
+
 def test_refusals_are_the_same_everywhere():
     with pytest.raises(ValueError, match="model must hold no BatchNorm"):
         make_model(keras.layers.BatchNormalization())

@@ -83,6 +83,13 @@ class Augmentation:
                 )
         return views, *repeated[1:]
 
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """What the function reads and writes, where it is a layer."""
+        if isinstance(self.function, keras.layers.Layer):
+            return list(self.function.variables)
+        return []
+
     def one_view(self, x):
         """Returns one view of each example, unchecked, outside of any graph.
 

@@ -324,6 +324,9 @@ class DPOptimizer(keras.optimizers.Optimizer):
         """
         self._noise.check_scope()
         replicas.check_running()
+        execution.check_carried(
+            [*self._ledger.state_variables, *self._noise.source_variables]
+        )
         units_check.check_clipped(clipped, self)
         if not self.built:
             step_check.check_may_build(self.name)

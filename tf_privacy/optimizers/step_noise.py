@@ -187,6 +187,11 @@ class StepNoise:
             )
 
     @property
+    def source_variables(self) -> list[keras.Variable]:
+        """Of the state, what new draws come from."""
+        return self._source.state_variables
+
+    @property
     def state_variables(self) -> list[keras.Variable]:
         """Secret variables that a step reads and writes; never saved."""
         own = [] if self._own_rows is None else [self._own_rows]

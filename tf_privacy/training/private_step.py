@@ -56,7 +56,13 @@ class Step:
 
     def secret_variables(self) -> list[keras.Variable]:
         """Returns what steps read and write that no file may hold."""
-        return [self._phase.rows, *self._phase.optimizer.state_variables]
+        augment = self._model.augmentation
+        return [
+            self._phase.rows,
+            *self._phase.optimizer.state_variables,
+            # A layer that makes views draws others in each step.
+            *(augment.variables if augment is not None else ()),
+        ]
 
     def take(self, data) -> dict:
         """Takes one private step.

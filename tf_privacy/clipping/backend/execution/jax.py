@@ -43,6 +43,27 @@ def full_precision():
     return jax.default_matmul_precision("highest")
 
 
+def check_carried(variables) -> None:
+    """Raises in a trace that takes variables for constants.
+
+    Args:
+        variables: `keras.Variable`s that hold state of the noise.
+
+    Raises:
+        RuntimeError: If so: every step would add the noise of the first one.
+    """
+    if is_eager():
+        return
+    if not all(isinstance(v.value, jax.core.Tracer) for v in variables):
+        raise RuntimeError(
+            "optimizer.apply must be compiled by tf_privacy.compile_step. "
+            "Received: a call within a jax.jit of its own, which takes the "
+            "state of the noise and of the ledger for constants: every step "
+            "would add the same noise. Call compile_step(step, model=model, "
+            "optimizer=optimizer), or run the step uncompiled."
+        )
+
+
 def find_updated(function):
     """Returns the variables that `function()` assigns to; nothing changes."""
 

@@ -44,6 +44,15 @@ def full_precision():
         products.allow_tf32, convolutions.allow_tf32 = before
 
 
+def check_carried(variables) -> None:
+    """Does nothing: no step takes a variable for a constant.
+
+    Args:
+        variables: `keras.Variable`s that hold state of the noise.
+    """
+    del variables
+
+
 def cond(predicate, if_true, if_false):
     """Runs one of two functions, which may assign to variables.
 

@@ -5,6 +5,8 @@ import jax
 import keras
 from jax.extend import core
 
+from tf_privacy.clipping import keras_internals
+
 # Stands for a length that is not known before the data are.
 _UNKNOWN_LENGTH = 11
 
@@ -23,7 +25,8 @@ def trace(function, specs):
     """
 
     def run(leaves):
-        function(keras.tree.pack_sequence_as(specs, leaves))
+        with keras_internals.InnerScope():
+            function(keras.tree.pack_sequence_as(specs, leaves))
 
     return jax.make_jaxpr(run)(_as_jax(specs)).jaxpr
 
@@ -38,7 +41,8 @@ def output_specs(function, specs):
     outputs = []
 
     def run(leaves):
-        found = function(keras.tree.pack_sequence_as(specs, leaves))
+        with keras_internals.InnerScope():
+            found = function(keras.tree.pack_sequence_as(specs, leaves))
         outputs.append(
             keras.tree.map_structure(
                 lambda t: keras.KerasTensor(t.shape, t.dtype.name), found

@@ -12,7 +12,6 @@ import numpy as np
 from keras import distribution
 
 from tf_privacy.clipping import keras_internals
-from tf_privacy.clipping.backend.execution import execution
 
 COMPILES_WHOLE_STEP = True
 
@@ -163,7 +162,7 @@ def compile_step(function, find_variables):
         key = structure, tuple((jax.typeof(leaf)) for leaf in leaves)
         if key not in seen:
             # What is traced may prepare variables, whose values are wanted.
-            execution.find_updated(lambda: function(*args))
+            jax.eval_shape(step, [v.value for v in find_variables()], args)
             seen.add(key)
         variables = find_variables()
         outputs, changed = compiled([v.value for v in variables], args)
